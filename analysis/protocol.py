@@ -1,0 +1,84 @@
+"""How a sweep's numbers came about: data, checkpoint, seeds, interval, and their limits."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.published import base_task
+from analysis.records import Sweep
+
+
+def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
+    """The sentences without which the scores of a report cannot be read."""
+    return (
+        *_data_lines(sweep),
+        *_selection_lines(sweep),
+        *_evaluation_lines(sweep),
+        "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
+        "over its stretches), 5000 resamples. It does not cover the spread between training seeds.",
+        "Published rows were measured on D4RL's own data, the other rows on the data named there: "
+        "compare them with care.",
+        *_caveats(sweep),
+    )
+
+
+def _data_lines(sweep: Sweep) -> list[str]:
+    scales = _scales(sweep)
+    return [
+        f"Data: {data['dataset']} (task {data['task']}, fingerprint {data['fingerprint'][:8]}), "
+        f"{data['transitions']} transitions in {data['episodes']} episodes, scored as successive "
+        f"stretches of {data['stretch_steps']} steps.{scales.get(data['dataset'], '')}"
+        for data in sweep.data.to_dict("records")
+    ]
+
+
+def _scales(sweep: Sweep) -> dict[str, str]:
+    frame = pd.concat([sweep.trials, sweep.rows])[["dataset", "ref_min", "ref_max"]]
+    return {
+        line["dataset"]: f" A score of 0 is a return of {line['ref_min']:g} (random), "
+        f"100 one of {line['ref_max']:g} (reference expert)."
+        for line in frame.drop_duplicates("dataset").to_dict("records")
+    }
+
+
+def _selection_lines(sweep: Sweep) -> list[str]:
+    columns = ["selection_rule", "selection_episodes", "selection_first_seed"]
+    rules = sweep.trials.dropna(subset=columns).drop_duplicates(columns)
+    if rules.empty:
+        return ["Selection: no trial has been scored."]
+    return [
+        f'Selection: each trial is scored on its "{rule["selection_rule"]}" checkpoint over '
+        f"{rule['selection_episodes']:.0f} episodes, seeds "
+        f"{_seeds(rule['selection_first_seed'], rule['selection_episodes'])}."
+        for rule in rules.to_dict("records")
+    ]
+
+
+def _evaluation_lines(sweep: Sweep) -> list[str]:
+    completed = sweep.rows[sweep.rows["status"] == "completed"]
+    if completed.empty:
+        return ["Final rows: none yet, so no score here is free of selection."]
+    ranges = completed.drop_duplicates(["episodes", "first_seed"])
+    seeds = completed["training_seed"].nunique()
+    return [
+        f"Final rows: evaluated on seeds that selection never saw, "
+        f"{_seeds(row['first_seed'], row['episodes'])}; gap is selection score minus final score."
+        for row in ranges.to_dict("records")
+    ] + [
+        f"Training seeds: {seeds}."
+        + (" One training run per row says nothing on how far another would land." * (seeds == 1))
+    ]
+
+
+def _seeds(first: float, count: float) -> str:
+    return f"{first:.0f} to {first + count - 1:.0f}"
+
+
+def _caveats(sweep: Sweep) -> list[str]:
+    tasks = {base_task(task) for f in (sweep.data, sweep.trials, sweep.rows) for task in f["task"]}
+    if "maze2d-umaze" not in tasks:
+        return []
+    return [
+        "Caveat: on maze2d-umaze plain regression of the plan, with no diffusion at all, reaches "
+        "124 to 132. A high score there shows that the pipeline works, not that the method does."
+    ]

@@ -1,0 +1,117 @@
+"""What a sweep comes down to, one sentence each: best score, counts, sharing, speed-up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from analysis.published import SPEED_UP
+from analysis.records import Sweep
+from analysis.tables import short_reason
+
+_KIND_NAMES = {"teacher": "teacher", "reward": "reward model", "regression": "regression model"}
+
+
+def headlines(sweep: Sweep, benchmark: pd.DataFrame) -> tuple[str, ...]:
+    """The lines that head a report; `benchmark` is `tables.benchmark_table(sweep)`."""
+    lines = (*best_lines(benchmark), count_line(sweep), sharing_line(sweep))
+    return (*lines, *speed_up_lines(sweep))
+
+
+def best_lines(benchmark: pd.DataFrame) -> list[str]:
+    """For each dataset, the best one-step RACTD policy's score, or that there is none yet."""
+    students = benchmark[benchmark["method"] == "ractd"].dropna(subset=["score"])
+    if students.empty:
+        return ["no final RACTD row yet: nothing has been evaluated on fresh seeds"]
+    best = students.loc[students.groupby("dataset")["score"].idxmax()]
+    return [
+        f"{row['dataset']}: RACTD scores {row['score']:.1f}"
+        + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
+        + f" over {row['episodes']:.0f} fresh episodes"
+        for row in best.to_dict("records")
+    ]
+
+
+def count_line(sweep: Sweep) -> str:
+    """How many trials ended how, and what is unfinished."""
+    counts = Counter(sweep.trials["status"])
+    parts = [f"{counts[status]} {status}" for status in ("completed", "pruned", "failed")]
+    line = f"trials: {', '.join(parts)}, {sweep.unfinished_trials} unfinished"
+    failed_rows = int((sweep.rows["status"] == "failed").sum())
+    if failed_rows or sweep.unfinished_rows:
+        line += f"; final rows: {failed_rows} failed, {sweep.unfinished_rows} unfinished"
+    return line
+
+
+def failure_lines(sweep: Sweep) -> tuple[str, ...]:
+    """Each reason for which trials or final rows failed, with how often, most frequent first."""
+    reasons: Counter[str] = Counter()
+    for what, frame in (("trial", sweep.trials), ("final row", sweep.rows)):
+        for reason in frame.loc[frame["status"] == "failed", "reason"]:
+            text = "no reason recorded" if pd.isna(reason) else short_reason(reason)
+            reasons[f"{what}: {text}"] += 1
+    return tuple(f"{count} × {reason}" for reason, count in reasons.most_common())
+
+
+def sharing_table(sweep: Sweep) -> pd.DataFrame:
+    """Each stage that trials share: kind, horizon, uses, device_seconds spent and saved.
+
+    A stage is built once; without sharing each further trial would have built it again. A stage
+    without manifest has NaN for its costs.
+    """
+    stages = sweep.stages[(sweep.stages["uses"] > 0) & sweep.stages["kind"].isin(list(_KIND_NAMES))]
+    table = stages[["name", "kind", "horizon", "uses", "device_seconds"]].reset_index(drop=True)
+    return table.assign(saved_seconds=(table["uses"] - 1) * table["device_seconds"])
+
+
+def sharing_line(sweep: Sweep) -> str:
+    """What sharing stages between trials spent and saved, in device time."""
+    table = sharing_table(sweep)
+    if table.empty:
+        return "sharing: no trial used a stage"
+    counts = Counter(table["kind"])
+    stages = " and ".join(
+        _plural(counts[kind], name) for kind, name in sorted(_KIND_NAMES.items()) if counts[kind]
+    )
+    unknown = int(table["device_seconds"].isna().sum())
+    return (
+        f"sharing: {stages} served {_plural(int(table['uses'].max()), 'trial')}; "
+        f"{_duration(table['device_seconds'].sum())} of device time spent, "
+        f"{_duration(table['saved_seconds'].sum())} saved"
+        + (f" (not counting {_plural(unknown, 'stage')} without manifest)" if unknown else "")
+    )
+
+
+def speed_up_lines(sweep: Sweep) -> tuple[str, ...]:
+    """Median plan latency of the teacher over RACTD's, where both were measured alike.
+
+    Alike means the same dataset, horizon, device and batch; one line for each such set-up.
+    """
+    alike = ["dataset", "horizon", "device", "latency_batch"]
+    measured = sweep.rows.dropna(subset=["latency_ms", "nfe"])
+    first = measured.drop_duplicates([*alike, "method"])
+    teachers = first[first["method"] == "teacher"]
+    students = first[first["method"] == "ractd"]
+    pairs = students.merge(teachers, on=alike, suffixes=("", "_teacher"))
+    return tuple(
+        f"{pair['dataset']}: planning in {_plural(round(pair['nfe']), 'network call')} is "
+        f"{pair['latency_ms_teacher'] / pair['latency_ms']:.0f}x faster than the teacher's "
+        f"{pair['nfe_teacher']:.0f} ({pair['latency_ms']:.3g} ms against "
+        f"{pair['latency_ms_teacher']:.3g} ms; median, batch {pair['latency_batch']:.0f}, "
+        f"{pair['device']}); published: {SPEED_UP}x against an 80-bin Heun teacher, "
+        "on Hopper and a V100"
+        for pair in pairs.to_dict("records")
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,211 @@
+"""The benchmark table and the trials table, as numbers (for CSV) and as text (for a reader)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from analysis.flatten import PARAM_PREFIX, WEIGHTS, Line
+from analysis.published import base_task, load_published
+from analysis.records import Sweep
+from analysis.stats import bootstrap_mean, iqm
+
+SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
+PUBLISHED = "RACTD (published, D4RL's own data)"
+_DATA = "data (mean of stretches)"
+_ORDER = (_DATA, "regression", "teacher", "ctd", "ractd", PUBLISHED)
+_BENCHMARK_COLUMNS = {
+    "task": "str",
+    "dataset": "str",
+    "method": "str",
+    "nfe": "float64",
+    "ctm_weight": "float64",
+    "dsm_weight": "float64",
+    "reward_weight": "float64",
+    "horizon": "float64",
+    "score": "float64",
+    "low": "float64",
+    "high": "float64",
+    "iqm": "float64",
+    "episodes": "float64",
+    "selection_score": "float64",
+    "gap": "float64",
+    "latency_ms": "float64",
+    "training_seed": "float64",
+    "training_seeds": "float64",
+    "fingerprint": "str",
+}
+_REASON_LENGTH = 160
+MISSING = "–"
+
+
+def benchmark_table(sweep: Sweep) -> pd.DataFrame:
+    """One line per completed final row, with the data's own score and the published one.
+
+    `low` and `high` bound the 95 % bootstrap interval over episodes (over stretches for the
+    data); `gap` is selection score minus score; `training_seeds` counts the seeds that the same
+    method with the same settings was trained with.
+    """
+    lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
+    frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
+    position = {method: place for place, method in enumerate(_ORDER)}
+    order = frame.assign(
+        position=frame["method"].map(position).fillna(len(_ORDER) - 1.5),
+        published=frame["method"] == PUBLISHED,
+    ).sort_values(["task", "published", "dataset", "position", "horizon", "training_seed"])
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The benchmark table with every cell as text for a reader."""
+    return pd.DataFrame(
+        {
+            "dataset": table["dataset"],
+            "method": table["method"],
+            "calls per plan": _texts(table["nfe"], "{:.0f}"),
+            **_weights_text(table),
+            "horizon": _texts(table["horizon"], "{:.0f}"),
+            "score [95 % CI]": [
+                _interval_text(score, low, high)
+                for score, low, high in zip(
+                    table["score"], table["low"], table["high"], strict=True
+                )
+            ],
+            "episodes": _texts(table["episodes"], "{:.0f}"),
+            "selection score": _texts(table["selection_score"], "{:.1f}"),
+            "gap": _texts(table["gap"], "{:+.1f}"),
+            "latency ms": _texts(table["latency_ms"], "{:.3g}"),
+            "training seeds": [
+                MISSING if pd.isna(count) else f"{count:.0f} (seed {seed:.0f})"
+                for count, seed in zip(table["training_seeds"], table["training_seed"], strict=True)
+            ],
+            "data": [MISSING if pd.isna(full) else full[:8] for full in table["fingerprint"]],
+        }
+    )
+
+
+def trials_table(sweep: Sweep) -> pd.DataFrame:
+    """One line per finished trial, with every searched parameter as a column."""
+    further = [name for name in sweep.trials.columns if name.startswith(PARAM_PREFIX)]
+    return sweep.trials[
+        [
+            "dataset",
+            "number",
+            "status",
+            *WEIGHTS,
+            "horizon",
+            *further,
+            "selection_score",
+            "steps",
+            "seconds",
+            "reason",
+            "key",
+        ]
+    ]
+
+
+def trials_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The trials table with every cell as text for a reader; long reasons are cut."""
+    further = [name for name in table.columns if name.startswith(PARAM_PREFIX)]
+    return pd.DataFrame(
+        {
+            "dataset": table["dataset"],
+            "trial": table["number"].astype("str"),
+            "status": table["status"],
+            **_weights_text(table),
+            "horizon": _texts(table["horizon"], "{:.0f}"),
+            **{name.removeprefix(PARAM_PREFIX): _texts(table[name], "{}") for name in further},
+            "score": _texts(table["selection_score"], "{:.1f}"),
+            "steps": _texts(table["steps"], "{:.0f}"),
+            "seconds": _texts(table["seconds"], "{:.1f}"),
+            "reason": [MISSING if pd.isna(r) else short_reason(r) for r in table["reason"]],
+        }
+    )
+
+
+def short_reason(reason: str) -> str:
+    """The reason on one line and at most 160 characters."""
+    line = " ".join(reason.split())
+    return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A text table as Markdown; text from records cannot break out of its cell."""
+    return table.map(_markdown_cell).to_markdown(index=False, disable_numparse=True)
+
+
+def _markdown_cell(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _data_lines(sweep: Sweep) -> list[Line]:
+    lines = []
+    for record in sweep.data.to_dict("records"):
+        scores = sweep.stretches.loc[sweep.stretches["dataset"] == record["dataset"], "score"]
+        if not scores.empty:
+            lines.append(
+                {name: record[name] for name in ("task", "dataset", "fingerprint")}
+                | {"method": _DATA}
+                | _score_cells(scores)
+            )
+    return lines
+
+
+def _row_lines(sweep: Sweep) -> list[Line]:
+    completed = sweep.rows[sweep.rows["status"] == "completed"]
+    same = ["dataset", "fingerprint", "method", "horizon", *WEIGHTS]
+    seeds = completed.groupby(same, dropna=False)["training_seed"].transform("nunique")
+    episodes = sweep.episodes[sweep.episodes["owner"] == "row"]
+    lines = []
+    for row, count in zip(completed.to_dict("records"), seeds, strict=True):
+        line: Line = {str(name): row[name] for name in row if name in _BENCHMARK_COLUMNS}
+        scores = episodes.loc[episodes["key"] == row["key"], "score"]
+        if not scores.empty:
+            line |= _score_cells(scores)
+        lines.append(line | {"training_seeds": count})
+    return lines
+
+
+def _score_cells(scores: pd.Series[float]) -> Line:
+    values = scores.to_numpy(dtype="float64")
+    interval = bootstrap_mean(values)
+    return {
+        "score": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "iqm": iqm(values),
+        "episodes": len(values),
+    }
+
+
+def _published_lines(sweep: Sweep) -> list[Line]:
+    published = load_published()
+    published = published[published["method"] == "RACTD"].set_index("task")
+    tasks = sorted({task for f in (sweep.data, sweep.trials, sweep.rows) for task in f["task"]})
+    return [
+        {
+            "task": task,
+            "dataset": f"D4RL {base_task(task)}",
+            "method": PUBLISHED,
+            "nfe": published.at[base_task(task), "nfe"],
+            "score": published.at[base_task(task), "mean"],
+        }
+        for task in tasks
+        if base_task(task) in published.index
+    ]
+
+
+def _weights_text(table: pd.DataFrame) -> dict[str, list[str]]:
+    return {symbol: _texts(table[weight], "{:g}") for weight, symbol in SYMBOLS.items()}
+
+
+def _texts(values: pd.Series[float], pattern: str) -> list[str]:
+    write: Callable[[object], str] = pattern.format
+    return [MISSING if value is None or value != value else write(value) for value in values]
+
+
+def _interval_text(score: float, low: float, high: float) -> str:
+    if pd.isna(low):
+        return f"{score:.1f}"
+    return f"{score:.1f} [{low:.1f}, {high:.1f}]"

@@ -1,0 +1,1 @@
+"""The algorithm: tasks, data, models, losses, training, policies and their evaluation."""

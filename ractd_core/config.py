@@ -1,0 +1,186 @@
+"""One typed model per stage; unknown keys are errors, and all errors are reported at once.
+
+Where the paper (arXiv 2506.07822) and its released code differ, the choice is a named option.
+Names: ``sigma`` is the noise level; the paper's loss weights α, β, σ are ``ctm_weight``,
+``dsm_weight`` and ``reward_weight``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowConfig(Config):
+    """Windows of ``horizon`` states, conditioned on the first and the last one.
+
+    ``padding="rest"`` starts a window at any step and fills what lies beyond the end of the episode
+    with its last position at zero velocity; ``"none"`` keeps windows inside an episode.
+    """
+
+    horizon: Positive = 160
+    padding: Literal["rest", "none"] = "rest"
+
+
+class NoiseConfig(Config):
+    """EDM noise levels (Karras et al. 2022, table 1) and preconditioning.
+
+    ``boundary`` scalings meet the consistency boundary condition at ``sigma_min`` (Song et al.
+    2023, appendix C) and are what the released code uses for the teacher too.
+    """
+
+    sigma_min: PositiveFloat = 0.02
+    sigma_max: PositiveFloat = 80.0
+    sigma_data: PositiveFloat = 0.5
+    rho: PositiveFloat = 7.0
+    bins: Annotated[int, Field(ge=2)] = 80
+    preconditioning: Literal["boundary", "edm"] = "boundary"
+    init_noise: Literal["unit", "sigma_max"] = "unit"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        return self
+
+
+class UNetConfig(Config):
+    """The temporal U-Net: one level per entry of ``widths``, on patches of ``patch`` states."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64)
+    patch: Positive = 8
+    kernel_size: Annotated[int, Field(ge=1, multiple_of=1)] = 5
+    groups: Positive = 8
+    embed_dim: Annotated[int, Field(ge=4, multiple_of=2)] = 32
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, found {self.kernel_size}")
+        bad = [width for width in self.widths if width % self.groups]
+        if bad:
+            raise ValueError(f"widths {bad} are not multiples of groups={self.groups}")
+        return self
+
+    @property
+    def horizon_multiple(self) -> int:
+        """Horizons must be a multiple of this: patches, halved once per level but the last."""
+        return int(self.patch * 2 ** (len(self.widths) - 1))
+
+
+class OptimConfig(Config):
+    """AdamW, cosine schedule after a linear warm-up, gradient clipping, EMA for evaluation."""
+
+    steps: Positive
+    batch_size: Positive = 64
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegative = 1e-6
+    betas: tuple[Fraction, Fraction] = (0.95, 0.999)
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    grad_clip: PositiveFloat = 1.0
+    ema_decay: Fraction = 0.999
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+Distance = Literal["mse", "pseudo_huber", "squared_pseudo_huber"]
+Times = Literal["lognormal", "mixed"]
+
+
+class TeacherConfig(Config):
+    """EDM teacher. ``times="mixed"`` is the student's sampler, which also sees high noise."""
+
+    optim: OptimConfig = OptimConfig(steps=1200)
+    network: UNetConfig = UNetConfig()
+    noise: NoiseConfig = NoiseConfig()
+    times: Times = "mixed"
+    distance: Distance = "mse"
+    dropout: Fraction = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class RewardConfig(Config):
+    """Return-to-go model: residual MLP on single states.
+
+    ``truncation`` says what an episode cut by time is worth beyond its end: ``zero`` as released,
+    or ``hold``, its last reward for ever, which agrees with windows padded at rest.
+    """
+
+    optim: OptimConfig = OptimConfig(steps=600, batch_size=256, weight_decay=1e-3)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 128)
+    discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    truncation: Literal["zero", "hold"] = "hold"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class StudentConfig(Config):
+    """One-step student: L = α·CTM + β·DSM + σ·reward (paper, equation 9).
+
+    The network is the teacher's plus a stop-time embedding. ``reward_at`` scores the DSM prediction
+    (released code) or the one-step sample from pure noise (paper). ``solver_steps`` is how many
+    bins the teacher may cross in the CTM target; ``target_ema`` 0 makes the target network the
+    current weights. ``reward_states`` states of each plan are drawn for the reward sum, which keeps
+    the estimate unbiased and the step cheap; null scores every state.
+    """
+
+    optim: OptimConfig = OptimConfig(steps=400)
+    ctm_weight: NonNegative = 1.0
+    dsm_weight: NonNegative = 1.0
+    reward_weight: NonNegative = 1e-4
+    reward_at: Literal["dsm", "noise"] = "dsm"
+    reward_states: Positive | None = 16
+    solver_steps: Positive = 1
+    target_ema: Fraction = 0.0
+    times: Times = "mixed"
+    distance: Distance = "mse"
+    dropout: Fraction = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.ctm_weight == self.dsm_weight == 0:
+            raise ValueError("ctm_weight and dsm_weight are both 0: nothing ties plans to the data")
+        return self
+
+
+class RegressionConfig(Config):
+    """The baseline without diffusion: the plan regressed on first and last state."""
+
+    optim: OptimConfig = OptimConfig(steps=800)
+    network: UNetConfig = UNetConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(Config):
+    """Everything that defines the result of training on a given dataset."""
+
+    window: WindowConfig = WindowConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    reward: RewardConfig = RewardConfig()
+    student: StudentConfig = StudentConfig()
+    regression: RegressionConfig = RegressionConfig()
+
+    @model_validator(mode="after")
+    def _horizon_fits(self) -> Self:
+        for stage, network in (
+            ("teacher", self.teacher.network),
+            ("regression", self.regression.network),
+        ):
+            if self.window.horizon % network.horizon_multiple:
+                raise ValueError(
+                    f"horizon {self.window.horizon} does not fit the {stage} network: it must be a "
+                    f"multiple of {network.horizon_multiple} (patch {network.patch}, "
+                    f"{len(network.widths)} levels)"
+                )
+        return self

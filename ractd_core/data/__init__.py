@@ -1,0 +1,1 @@
+"""Datasets: collected, stored through Minari, flattened, windowed, normalized."""

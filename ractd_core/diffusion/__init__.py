@@ -1,0 +1,1 @@
+"""EDM diffusion: noise schedule, denoiser and consistency parameterizations, samplers."""

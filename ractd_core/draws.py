@@ -1,0 +1,71 @@
+"""The random numbers of one training step.
+
+They depend on (seed, step) alone. So a resumed run draws what the uninterrupted one would have
+drawn without any random state being saved, and each of several workers draws the whole batch's
+numbers and keeps its share, so that any number of workers trains on the same batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MIX = 0x9E3779B97F4A7C15
+"""2^64 divided by the golden ratio: spreads consecutive seeds over the generator's states."""
+
+
+def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose numbers depend on (seed, stream) alone."""
+    state = (seed * _MIX + stream * 0xD1B54A32D192ED03 + 1) % 2**63
+    return torch.Generator(device).manual_seed(state)
+
+
+class Draws:
+    """Random tensors for one worker's rows of a batch: every ``workers``-th, from ``rank`` on.
+
+    ``batch`` must be a multiple of ``workers`` (ValueError otherwise): equal shares are what makes
+    the mean over workers the mean over the batch.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        batch: int,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        workers: int = 1,
+    ) -> None:
+        if batch % workers:
+            raise ValueError(
+                f"batch_size {batch} does not divide among {workers} workers; make it a multiple"
+            )
+        self._generator = generator(seed, step, device)
+        self._batch, self._rank, self._workers = batch, rank, workers
+        self._device = device
+
+    @property
+    def rows(self) -> int:
+        """This worker's share of the batch."""
+        return self._batch // self._workers
+
+    def _share(self, values: Tensor) -> Tensor:
+        return values[self._rank :: self._workers]
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, (rows, *shape)."""
+        size = (self._batch, *shape)
+        return self._share(torch.randn(size, generator=self._generator, device=self._device))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (rows, *shape)."""
+        size = (self._batch, *shape)
+        return self._share(torch.rand(size, generator=self._generator, device=self._device))
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high), (rows, *shape)."""
+        size = (self._batch, *shape)
+        return self._share(
+            torch.randint(high, size, generator=self._generator, device=self._device)
+        )

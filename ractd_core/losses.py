@@ -1,0 +1,176 @@
+"""The losses of teacher, reward model and student, as the paper writes them.
+
+Each returns ``(loss, info)``: a scalar to minimize and flat metrics (detached scalars). ``x0`` are
+normalized windows (batch, horizon, dims), ``cond`` their first and last states (batch, 2·dims).
+Equation numbers are those of arXiv 2506.07822 unless another source is named.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ractd_core.config import Distance, NoiseConfig, StudentConfig, Times
+from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, column
+from ractd_core.diffusion.samplers import heun_step, initial_noise
+from ractd_core.diffusion.schedule import grid, karras_weight, training_times
+from ractd_core.draws import Draws
+
+Info = dict[str, Tensor]
+
+_HUBER = 0.00054
+"""Pseudo-Huber's δ is 0.00054 √d for d dimensions (Song and Dhariwal 2023, section 3.3)."""
+
+
+def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
+    """Distance of plans (batch, horizon, dims), averaged to (batch,).
+
+    ``squared_pseudo_huber`` applies pseudo-Huber to the squared error, as the released code does:
+    quartic for small errors, quadratic for large ones.
+    """
+    error = prediction - target
+    if kind == "mse":
+        return error.square().flatten(1).mean(1)
+    delta = _HUBER * error[0].numel() ** 0.5
+    argument = error.square() if kind == "squared_pseudo_huber" else error
+    return ((argument.square() + delta**2).sqrt() - delta).flatten(1).mean(1)
+
+
+def diffuse(x0: Tensor, t: Tensor, draws: Draws) -> Tensor:
+    """x_t = x_0 + t·ε."""
+    return x0 + column(t, x0) * draws.normal(*x0.shape[1:])
+
+
+def teacher_loss(
+    denoiser: Denoiser, x0: Tensor, cond: Tensor, draws: Draws, times: Times, kind: Distance
+) -> tuple[Tensor, Info]:
+    """EDM denoising: E_t λ(t) d(D(x_t, t), x_0) (equation 2; Karras et al. 2022, equation 8)."""
+    t = training_times(denoiser.noise, times, draws)
+    clean = denoiser(diffuse(x0, t, draws), t, cond)
+    loss = (karras_weight(denoiser.noise, t) * distance(clean, x0, kind)).mean()
+    return loss, {"loss": loss.detach()}
+
+
+def value_loss(value: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Info]:
+    """Mean squared error of R(x) to the normalized return-to-go (equation 8)."""
+    loss = (value(x) - target).square().mean()
+    variance = target.var()
+    return loss, {"loss": loss.detach(), "unexplained": loss.detach() / variance}
+
+
+def regression_loss(network: nn.Module, x0: Tensor, cond: Tensor) -> tuple[Tensor, Info]:
+    """Mean squared error of the plan predicted from its ends alone."""
+    nothing = torch.zeros_like(x0)
+    loss = (network(nothing, nothing[:, 0, 0], None, cond) - x0).square().mean()
+    return loss, {"loss": loss.detach()}
+
+
+def ctm_loss(
+    student: ConsistencyTrajectory,
+    target: ConsistencyTrajectory,
+    teacher: Denoiser,
+    x0: Tensor,
+    cond: Tensor,
+    draws: Draws,
+    kind: Distance,
+    solver_steps: int = 1,
+) -> Tensor:
+    """Consistency along the teacher's trajectory (equation 6; Kim et al. 2024, equation 9).
+
+    The student's jump t→s must land where the teacher's Heun steps t→u followed by the target's
+    jump u→s land; both are carried on to clean data by the frozen target, through whose input the
+    gradient flows. u is 1 to ``solver_steps`` bins below t and not below s.
+    """
+    sigmas = grid(student.noise, x0.device)
+    last = len(sigmas) - 1
+    t_bin = draws.integers(last)
+    s_bin = t_bin + 1 + (draws.uniform() * (last - t_bin)).long()
+    u_bin = t_bin + 1 + (draws.uniform() * (s_bin - t_bin).clamp(max=solver_steps)).long()
+    t, s, u = sigmas[t_bin], sigmas[s_bin], sigmas[u_bin]
+    x_t = diffuse(x0, t, draws)
+
+    with torch.no_grad():
+        x_u = x_t
+        for step in range(solver_steps):
+            here = sigmas[torch.minimum(t_bin + step, u_bin)]
+            there = sigmas[torch.minimum(t_bin + step + 1, u_bin)]
+            x_u = heun_step(teacher, x_u, here, there, cond)
+        expected = target.to_data(target(x_u, u, s, cond), s, cond)
+
+    reached = target.to_data(student(x_t, t, s, cond), s, cond)
+    return distance(reached, expected, kind).mean()
+
+
+def dsm_loss(
+    student: ConsistencyTrajectory,
+    x0: Tensor,
+    cond: Tensor,
+    draws: Draws,
+    times: Times,
+    kind: Distance,
+) -> tuple[Tensor, Tensor]:
+    """Denoising of the data by the jump to clean data (equation 7).
+
+    Returns the loss and the prediction G(x_t, t, 0) (batch, horizon, dims), on which the reward
+    term is taken.
+    """
+    t = training_times(student.noise, times, draws)
+    clean = student.to_data(diffuse(x0, t, draws), t, cond)
+    loss = (karras_weight(student.noise, t) * distance(clean, x0, kind)).mean()
+    return loss, clean
+
+
+def reward_loss(value: nn.Module, plan: Tensor, draws: Draws, states: int | None) -> Tensor:
+    """-E Σ_h R(plan_h): the predicted return-to-go of every state of the plan (equation 8).
+
+    R is asked inside the data's range only: the forward value is clamped to [-1, 1], the gradient
+    passes straight through. ``states`` positions are drawn per plan and scaled up to the sum.
+    """
+    horizon = plan.shape[1]
+    if states is not None and states < horizon:
+        chosen = draws.integers(horizon, states)
+        plan = plan.gather(1, chosen[..., None].expand(-1, -1, plan.shape[2]))
+    inside = plan + (plan.clamp(-1, 1) - plan).detach()
+    scores: Tensor = value(inside)
+    return -horizon * scores.mean()
+
+
+def one_step_from_noise(
+    student: ConsistencyTrajectory, noise: NoiseConfig, x0: Tensor, cond: Tensor, draws: Draws
+) -> Tensor:
+    """G(x_T, T, 0) with gradient: where the paper (not the released code) takes the reward."""
+    x_T = initial_noise(noise, draws.normal(*x0.shape[1:]))
+    return student.to_data(x_T, x0.new_full((len(x0),), noise.sigma_max), cond)
+
+
+def student_loss(
+    student: ConsistencyTrajectory,
+    target: ConsistencyTrajectory,
+    teacher: Denoiser,
+    value: nn.Module,
+    x0: Tensor,
+    cond: Tensor,
+    draws: Draws,
+    config: StudentConfig,
+) -> tuple[Tensor, Info]:
+    """L = α·CTM + β·DSM + σ·reward (equation 9); a term of weight 0 is not computed."""
+    zero = x0.new_zeros(())
+    ctm = dsm = reward = zero
+    clean: Tensor | None = None
+    if config.ctm_weight:
+        ctm = ctm_loss(
+            student, target, teacher, x0, cond, draws, config.distance, config.solver_steps
+        )
+    if config.dsm_weight or (config.reward_weight and config.reward_at == "dsm"):
+        dsm, clean = dsm_loss(student, x0, cond, draws, config.times, config.distance)
+    if config.reward_weight:
+        if clean is None or config.reward_at == "noise":
+            clean = one_step_from_noise(student, student.noise, x0, cond, draws)
+        reward = reward_loss(value, clean, draws, config.reward_states)
+    loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
+    return loss, {
+        "loss": loss.detach(),
+        "ctm": ctm.detach(),
+        "dsm": dsm.detach(),
+        "reward": reward.detach(),
+    }

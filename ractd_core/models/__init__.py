@@ -1,0 +1,1 @@
+"""Networks: the temporal U-Net of teacher and student, and the reward model."""
