@@ -134,10 +134,10 @@ def read_episodes(path: Path) -> pd.DataFrame:
             f"{path}: no column {', '.join(missing)}, found {', '.join(frame.columns)}; "
             f"expected {', '.join(EPISODE_COLUMNS)}"
         )
-    frame = frame[list(EPISODE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    if frame.isna().any(axis=None):
+    columns = {name: pd.to_numeric(frame[name], errors="coerce") for name in EPISODE_COLUMNS}
+    if any(column.isna().any() for column in columns.values()):
         raise RecordError(f"{path}: a cell is empty or not a number; evaluate it again")
-    return frame
+    return pd.DataFrame(columns)
 
 
 def _document(text: str, place: str) -> Document:

@@ -70,7 +70,6 @@ CURVE_COLUMNS = {
 STAGE_COLUMNS = {
     "name": "str",
     "kind": "str",
-    "uses": "int64",
     "horizon": "float64",
     "steps": "float64",
     "seconds": "float64",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.published import base_task
+from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
 
 
@@ -16,8 +16,7 @@ def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
         *_evaluation_lines(sweep),
         "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
         "over its stretches), 5000 resamples. It does not cover the spread between training seeds.",
-        "Published rows were measured on D4RL's own data, the other rows on the data named there: "
-        "compare them with care.",
+        *_published_lines(sweep),
         *_caveats(sweep),
     )
 
@@ -59,24 +58,41 @@ def _evaluation_lines(sweep: Sweep) -> list[str]:
     if completed.empty:
         return ["Final rows: none yet, so no score here is free of selection."]
     ranges = completed.drop_duplicates(["episodes", "first_seed"])
-    seeds = completed["training_seed"].nunique()
-    return [
-        f"Final rows: evaluated on seeds that selection never saw, "
-        f"{_seeds(row['first_seed'], row['episodes'])}; gap is selection score minus final score."
+    lines = [
+        f"Final rows: evaluated on seeds {_seeds(row['first_seed'], row['episodes'])}; "
+        + (
+            "SOME OF THEM WERE USED FOR SELECTION, so the scores are too high to be compared."
+            if _overlaps_selection(sweep.trials, row["first_seed"], row["episodes"])
+            else "selection never saw them. Gap is selection score minus final score."
+        )
         for row in ranges.to_dict("records")
-    ] + [
-        f"Training seeds: {seeds}."
-        + (" One training run per row says nothing on how far another would land." * (seeds == 1))
     ]
+    seeds = completed["training_seed"].nunique()
+    caution = " One training run says nothing on how far another would land." if seeds == 1 else ""
+    return [*lines, f"Training seeds: {seeds}.{caution}"]
+
+
+def _overlaps_selection(trials: pd.DataFrame, first: float, count: float) -> bool:
+    begin = trials["selection_first_seed"]
+    end = begin + trials["selection_episodes"]
+    return bool(((begin < first + count) & (first < end)).any())
 
 
 def _seeds(first: float, count: float) -> str:
     return f"{first:.0f} to {first + count - 1:.0f}"
 
 
+def _published_lines(sweep: Sweep) -> list[str]:
+    rows = published_ractd(sweep.tasks)
+    return [
+        f"Published row for {row['task']}: table {row['table']}, {row['source']}. It was measured "
+        "on D4RL's own data and not here; the other rows on the data they name."
+        for row in rows.to_dict("records")
+    ]
+
+
 def _caveats(sweep: Sweep) -> list[str]:
-    tasks = {base_task(task) for f in (sweep.data, sweep.trials, sweep.rows) for task in f["task"]}
-    if "maze2d-umaze" not in tasks:
+    if "maze2d-umaze" not in map(base_task, sweep.tasks):
         return []
     return [
         "Caveat: on maze2d-umaze plain regression of the plan, with no diffusion at all, reaches "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,9 @@ class Sweep:
     episodes: pd.DataFrame
     """One line per evaluation episode; `owner` is "trial" or "row", `key` the owner's key."""
     stages: pd.DataFrame
-    """One line per stage in use; `uses` counts trials; no manifest leaves its figures NaN."""
+    """One line per stage in use by trials or rows; no manifest leaves its figures NaN."""
+    uses: pd.DataFrame
+    """One line per trial and stage that it was built from: `trial` key and `stage` name."""
     data: pd.DataFrame
     """One line per dataset."""
     stretches: pd.DataFrame
@@ -55,8 +56,16 @@ class Sweep:
     @property
     def datasets(self) -> list[str]:
         """The names of all datasets that anything was recorded on, sorted."""
+        return self._names("dataset")
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of all tasks that anything was recorded on, sorted."""
+        return self._names("task")
+
+    def _names(self, column: str) -> list[str]:
         frames = (self.data, self.trials, self.rows)
-        return sorted({name for frame in frames for name in frame["dataset"]})
+        return sorted({str(name) for frame in frames for name in frame[column]})
 
 
 def load_sweep(storage: Path, name: str) -> Sweep:
@@ -80,8 +89,10 @@ def load_sweep(storage: Path, name: str) -> Sweep:
         curves=_frame(_curve_lines(trial_lines), flatten.CURVE_COLUMNS),
         episodes=_episodes(trial_lines, row_lines),
         stages=_frame(
-            _stage_lines(storage / "stages", trials.values(), rows.values()), flatten.STAGE_COLUMNS
+            _stage_lines(storage / "stages", [*trials.values(), *rows.values()]),
+            flatten.STAGE_COLUMNS,
         ),
+        uses=_frame(_use_lines(trials.values()), {"trial": "str", "stage": "str"}),
         data=_frame(map(flatten.data_line, data), flatten.DATA_COLUMNS),
         stretches=_frame(_stretch_lines(data), {"dataset": "str", "score": "float64"}),
         unfinished_trials=unfinished_trials,
@@ -140,26 +151,27 @@ def _episodes(trials: Mapping[Path, Line], rows: Mapping[Path, Line]) -> pd.Data
                     f"{path}: {len(frame)} episodes, expected {expected} as in record.json; "
                     "move the folder away and resume the sweep to evaluate it again"
                 )
-            frames.append(frame.assign(owner=owner, key=line["key"]))
+            frames.append(frame.assign(owner=owner, key=str(line["key"])))
     columns = ["owner", "key", *EPISODE_COLUMNS]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame([], None, columns)
+    return (
+        pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame([], None, columns)
+    )
 
 
-def _stage_lines(
-    stages: Path, trials: Iterable[Document], rows: Iterable[Document]
-) -> Iterable[Line]:
-    uses: Counter[str] = Counter()
-    for record in trials:
-        uses.update(set(_stage_names(record)))
-    for record in rows:
-        uses.update(dict.fromkeys(_stage_names(record), 0))
-    for name, count in sorted(uses.items()):
+def _stage_lines(stages: Path, records: Iterable[Document]) -> Iterable[Line]:
+    for name in sorted({name for record in records for name in _stage_names(record)}):
         manifest = stages / name / "manifest.json"
-        line: Line = {"name": name, "kind": name.partition("-")[0], "uses": count}
+        line: Line = {"name": name, "kind": name.partition("-")[0]}
         # a failed trial may name a stage that was never finished
         if manifest.is_file():
             line |= flatten.stage_line(read_document(manifest))
         yield line
+
+
+def _use_lines(trials: Iterable[Document]) -> Iterable[Line]:
+    for record in trials:
+        for name in sorted(set(_stage_names(record))):
+            yield {"trial": record.text("key"), "stage": name}
 
 
 def _stage_names(record: Document) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class Interval:
 
 
 def bootstrap_mean(
-    values: Sequence[float] | NDArray[np.float64],
+    values: Sequence[float] | NDArray[np.floating[Any]],
     confidence: float = 0.95,
     repetitions: int = 5000,
     seed: int = 0,
@@ -46,7 +47,7 @@ def bootstrap_mean(
     return Interval(float(array.mean()), float(low), float(high))
 
 
-def iqm(values: Sequence[float] | NDArray[np.float64]) -> float:
+def iqm(values: Sequence[float] | NDArray[np.floating[Any]]) -> float:
     """Interquartile mean: the mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264).
 
     A quarter of the values, rounded down, is cut on each side. ValueError as bootstrap_mean.
@@ -56,7 +57,7 @@ def iqm(values: Sequence[float] | NDArray[np.float64]) -> float:
     return float(array[cut : array.size - cut].mean())
 
 
-def _checked(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def _checked(values: Sequence[float] | NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"values have shape {array.shape}, expected one dimension and not empty")

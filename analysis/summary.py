@@ -60,8 +60,10 @@ def sharing_table(sweep: Sweep) -> pd.DataFrame:
     A stage is built once; without sharing each further trial would have built it again. A stage
     without manifest has NaN for its costs.
     """
-    stages = sweep.stages[(sweep.stages["uses"] > 0) & sweep.stages["kind"].isin(list(_KIND_NAMES))]
-    table = stages[["name", "kind", "horizon", "uses", "device_seconds"]].reset_index(drop=True)
+    shared = sweep.stages[sweep.stages["kind"].isin(list(_KIND_NAMES))]
+    table = shared[["name", "kind", "horizon", "device_seconds"]]
+    table = table.assign(uses=table["name"].map(sweep.uses["stage"].value_counts()))
+    table = table.dropna(subset="uses").astype({"uses": "int64"}).reset_index(drop=True)
     return table.assign(saved_seconds=(table["uses"] - 1) * table["device_seconds"])
 
 
@@ -74,9 +76,10 @@ def sharing_line(sweep: Sweep) -> str:
     stages = " and ".join(
         _plural(counts[kind], name) for kind, name in sorted(_KIND_NAMES.items()) if counts[kind]
     )
+    served = sweep.uses.loc[sweep.uses["stage"].isin(table["name"]), "trial"].nunique()
     unknown = int(table["device_seconds"].isna().sum())
     return (
-        f"sharing: {stages} served {_plural(int(table['uses'].max()), 'trial')}; "
+        f"sharing: {stages} served {_plural(served, 'trial')}; "
         f"{_duration(table['device_seconds'].sum())} of device time spent, "
         f"{_duration(table['saved_seconds'].sum())} saved"
         + (f" (not counting {_plural(unknown, 'stage')} without manifest)" if unknown else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from analysis.flatten import PARAM_PREFIX, WEIGHTS, Line
-from analysis.published import base_task, load_published
+from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
 from analysis.stats import bootstrap_mean, iqm
 
@@ -63,15 +63,15 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
         {
             "dataset": table["dataset"],
             "method": table["method"],
-            "calls per plan": _texts(table["nfe"], "{:.0f}"),
-            **_weights_text(table),
-            "horizon": _texts(table["horizon"], "{:.0f}"),
             "score [95 % CI]": [
                 _interval_text(score, low, high)
                 for score, low, high in zip(
                     table["score"], table["low"], table["high"], strict=True
                 )
             ],
+            "calls per plan": _texts(table["nfe"], "{:.0f}"),
+            **_weights_text(table),
+            "horizon": _texts(table["horizon"], "{:.0f}"),
             "episodes": _texts(table["episodes"], "{:.0f}"),
             "selection score": _texts(table["selection_score"], "{:.1f}"),
             "gap": _texts(table["gap"], "{:+.1f}"),
@@ -80,7 +80,9 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
                 MISSING if pd.isna(count) else f"{count:.0f} (seed {seed:.0f})"
                 for count, seed in zip(table["training_seeds"], table["training_seed"], strict=True)
             ],
-            "data": [MISSING if pd.isna(full) else full[:8] for full in table["fingerprint"]],
+            "fingerprint": [
+                MISSING if pd.isna(full) else full[:8] for full in table["fingerprint"]
+            ],
         }
     )
 
@@ -180,19 +182,16 @@ def _score_cells(scores: pd.Series[float]) -> Line:
 
 
 def _published_lines(sweep: Sweep) -> list[Line]:
-    published = load_published()
-    published = published[published["method"] == "RACTD"].set_index("task")
-    tasks = sorted({task for f in (sweep.data, sweep.trials, sweep.rows) for task in f["task"]})
+    versions = {base_task(task): task for task in sweep.tasks}
     return [
         {
-            "task": task,
-            "dataset": f"D4RL {base_task(task)}",
+            "task": versions[row["task"]],
+            "dataset": f"D4RL {row['task']}",
             "method": PUBLISHED,
-            "nfe": published.at[base_task(task), "nfe"],
-            "score": published.at[base_task(task), "mean"],
+            "nfe": row["nfe"],
+            "score": row["mean"],
         }
-        for task in tasks
-        if base_task(task) in published.index
+        for row in published_ractd(sweep.tasks).to_dict("records")
     ]
 
 

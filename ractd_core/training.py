@@ -1,0 +1,200 @@
+"""One training loop for every stage: optimizer, schedule, EMA, precision, checkpoint, resume.
+
+It knows neither which stage it trains nor Ray: it gets a stage, a device and a callback. When
+``torch.distributed`` is initialized, every process trains on its share of the same batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ractd_core.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    under_prefix,
+    with_prefix,
+)
+from ractd_core.config import OptimConfig
+from ractd_core.draws import Draws, generator
+
+_CHECK_EVERY = 10
+_log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+Callback = Callable[["Trainer", Metrics], None]
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more; the message says at which step."""
+
+
+class Stage(Protocol):
+    """What the loop needs of a stage, which is an ``nn.Module``.
+
+    ``network`` is trained and averaged. Calling the stage gives ``(loss, info)`` for one step's
+    draws; ``after_step`` is called after each update.
+    """
+
+    network: nn.Module
+
+    def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and flat metrics of one batch."""
+        ...
+
+    def after_step(self) -> None:
+        """Whatever follows an update, such as moving a target network."""
+        ...
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Linear warm-up over ``warmup_steps``, then cosine to 0 at ``steps``."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    span = max(1, config.steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / span))
+
+
+class Trainer:
+    """Trains ``stage.network``; ``ema`` is its moving average, in eval mode, for evaluation.
+
+    With ``checkpoint`` given, the run continues from that file if it is there and belongs to
+    ``identity``, bit for bit on a CPU; a damaged file is reported and training starts anew.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: OptimConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        identity: str = "",
+    ) -> None:
+        assert isinstance(stage, nn.Module)
+        self.stage, self.config, self.seed, self.device = stage, config, seed, device
+        self.network = stage.network.to(device)
+        self.step = 0
+        self._checkpoint, self._identity = checkpoint, identity
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.workers = torch.distributed.get_world_size() if distributed else 1
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self._parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._loss: nn.Module = stage.to(device)
+        self._restore()
+        if self.workers > 1:
+            self._loss = DistributedDataParallel(self._loss, broadcast_buffers=False)
+
+    def run(self, *, every: int, callback: Callback = lambda trainer, metrics: None) -> None:
+        """Train to ``config.steps``.
+
+        After every ``every`` steps and at the end, ``callback`` is called with the means of the
+        metrics since the last call, on every worker, and then a checkpoint is written. Raises
+        :class:`DivergedError` before anything not finite is saved.
+        """
+        sums: dict[str, Tensor] = {}
+        count = 0
+        while self.step < self.config.steps:
+            info = self._update()
+            count += 1
+            for key, value in info.items():
+                sums[key] = sums[key] + value if key in sums else value
+            due = self.step % every == 0 or self.step == self.config.steps
+            if due or self.step % _CHECK_EVERY == 0:
+                self._check_finite(info)
+            if due:
+                callback(self, self._means(sums, count))
+                sums, count = {}, 0
+                self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint (worker 0 only), if a path was given."""
+        if self._checkpoint is None or self.rank != 0:
+            return
+        tensors = with_prefix("network", self.network.state_dict())
+        tensors |= with_prefix("ema", self.ema.state_dict())
+        for index, parameter in enumerate(self._parameters):
+            tensors |= with_prefix(f"optimizer.{index}", self._optimizer.state[parameter])
+        about = {"step": self.step, "identity": self._identity}
+        save_checkpoint(self._checkpoint, tensors, about)
+
+    def _update(self) -> dict[str, Tensor]:
+        config, step = self.config, self.step
+        draws = Draws(
+            self.seed, step, config.batch_size, self.device, rank=self.rank, workers=self.workers
+        )
+        # Dropout alone takes its numbers from the global generator.
+        torch.manual_seed(generator(self.seed, step).initial_seed() % 2**31 + self.rank)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        self._loss.train()
+        bf16 = config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            loss, info = self._loss(draws)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
+        self._optimizer.step()
+        # Early on the average follows the weights closely, so that short runs have one worth using.
+        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.ema.parameters()), list(self.network.parameters()), 1 - decay
+            )
+        self._stage_after_step()
+        self.step += 1
+        return {**info, "grad_norm": norm.detach()}
+
+    def _stage_after_step(self) -> None:
+        stage: Stage = self.stage  # type: ignore[assignment]  # an nn.Module and a Stage
+        stage.after_step()
+
+    def _check_finite(self, info: dict[str, Tensor]) -> None:
+        bad = [key for key, value in info.items() if not torch.isfinite(value)]
+        if bad:
+            raise DivergedError(f"{', '.join(bad)} not finite at step {self.step}")
+
+    def _means(self, sums: dict[str, Tensor], count: int) -> Metrics:
+        means = torch.stack([value.float() for value in sums.values()]) / count
+        if self.workers > 1:
+            torch.distributed.all_reduce(means)
+            means /= self.workers
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def _restore(self) -> None:
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return
+        try:
+            tensors, about = load_checkpoint(self._checkpoint, str(self.device))
+            if about["identity"] != self._identity:
+                raise CheckpointError(f"{self._checkpoint} belongs to another run")
+        except CheckpointError as error:
+            _log.warning("%s; training starts anew", error)
+            return
+        self.network.load_state_dict(under_prefix("network", tensors))
+        self.ema.load_state_dict(under_prefix("ema", tensors))
+        for index, parameter in enumerate(self._parameters):
+            state = under_prefix(f"optimizer.{index}", tensors)
+            if state:
+                # fused AdamW keeps its step count beside the moments; safetensors keeps its shape.
+                self._optimizer.state[parameter] = state
+        self.step = int(about["step"])
+        self._stage_after_step()

@@ -1,0 +1,98 @@
+"""The figures' numbers, and what is drawn from them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from analysis.figures.returns import plot_returns, returns_info
+from analysis.figures.stability import plot_stability, stability_info
+from analysis.records import load_sweep
+
+from .conftest import DATASET, SweepBuilder
+
+
+def test_stability_info(full: SweepBuilder) -> None:
+    info = stability_info(load_sweep(full.storage, "quickstart"), DATASET)
+    assert info.horizons == (160, 256)
+    assert [line.number for line in info.lines] == list(range(8))
+    assert [len(line.steps) for line in info.lines] == [6] * 5 + [3, 3, 4]
+    assert info.without_curve == 0
+
+
+def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
+    info = stability_info(load_sweep(full.storage, "quickstart"), DATASET)
+    figure = plot_stability(info)
+    drawn = [trace for trace in figure.data if trace.x[0] is not None]
+    curves = [trace for trace in drawn if "lines" in trace.mode]
+    markers = [trace.marker.symbol for trace in drawn if trace.mode == "markers"]
+    assert len(curves) == 8
+    assert markers == ["x-thin", "x-thin", "cross"]
+    assert {trace.name for trace in figure.data if trace.showlegend is not False} == {
+        "σ = 0",
+        "pruned",
+        "failed",
+    }
+    assert "σ 0.001" in curves[-1].hovertemplate
+    assert [a.text for a in figure.layout.annotations] == ["horizon 160", "horizon 256"]
+    assert list(figure.layout.coloraxis.colorbar.ticktext) == ["1e-05", "0.0001", "0.001"]
+
+
+def test_colour_follows_the_logarithm_of_sigma(builder: SweepBuilder) -> None:
+    for number, sigma in enumerate((1e-4, 1e-3, 1e-2)):
+        builder.trial(number, sigma=sigma, curve=[1.0])
+    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    colours = [trace.line.color for trace in figure.data[:3]]
+    assert colours == ["rgb(79, 127, 214)", "rgb(47, 163, 154)", "rgb(217, 154, 43)"]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-3])
+def test_single_trial(builder: SweepBuilder, sigma: float) -> None:
+    builder.trial(0, sigma=sigma, curve=[50.0])
+    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    assert list(figure.data[0].y) == [50.0]
+
+
+def test_many_sigmas_are_read_against_decades(builder: SweepBuilder) -> None:
+    for number in range(9):
+        builder.trial(number, sigma=10 ** (-4.2 + 0.4 * number), curve=[1.0])
+    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    assert list(figure.layout.coloraxis.colorbar.tickvals) == [-4.0, -3.0, -2.0, -1.0]
+
+
+def test_nan_scores_break_the_line_and_do_not_end_it(builder: SweepBuilder) -> None:
+    builder.trial(0, "failed", curve=[10.0, float("nan"), 30.0, None])
+    builder.trial(1, "failed", curve=[None])
+    builder.trial(2, "failed")
+    info = stability_info(load_sweep(builder.storage, "quickstart"), DATASET)
+    (line,) = info.lines
+    assert math.isnan(line.scores[1])
+    assert line.end == (300, 30.0)
+    assert info.without_curve == 2
+
+
+def test_empty_figures_still_draw(builder: SweepBuilder) -> None:
+    sweep = load_sweep(builder.storage, "quickstart")
+    assert stability_info(sweep, DATASET).lines == ()
+    assert returns_info(sweep, DATASET).groups == ()
+    plot_stability(stability_info(sweep, DATASET))
+    plot_returns(returns_info(sweep, DATASET))
+
+
+def test_returns_share_their_bins(full: SweepBuilder) -> None:
+    info = returns_info(load_sweep(full.storage, "quickstart"), DATASET)
+    assert [group.label for group in info.groups] == ["data", "teacher", "student (ractd)"]
+    assert [group.count for group in info.groups] == [300, 100, 100]
+    for group in info.groups:
+        assert len(group.shares) == len(info.edges) - 1
+        assert sum(group.shares) == pytest.approx(1)
+    figure = plot_returns(info)
+    assert figure.data[0].name.startswith("data: mean 43.7, n = 300")
+
+
+def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:
+    builder.row("ractd", [5.0, 5.0], key="a")
+    builder.row("ractd", [5.0], key="b")
+    (group,) = returns_info(load_sweep(builder.storage, "quickstart"), DATASET).groups
+    assert (group.count, group.mean) == (3, 5.0)

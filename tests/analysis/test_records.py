@@ -1,0 +1,167 @@
+"""Loading: shapes and values of the frames, and errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.records import RecordError, load_sweep
+
+from .conftest import DATASET, TASK, SweepBuilder
+
+
+def test_full_sweep(full: SweepBuilder) -> None:
+    (full.folder / "trials" / "running").mkdir()
+    (full.folder / "trials" / ".tmp-write").mkdir()
+    (full.folder / "rows" / "running").mkdir()
+    sweep = load_sweep(full.storage, "quickstart")
+    assert len(sweep.trials) == 8
+    assert len(sweep.rows) == 4
+    assert len(sweep.curves) == 5 * 6 + 2 * 3 + 4
+    assert len(sweep.episodes) == 400
+    assert len(sweep.stretches) == 300
+    assert (sweep.unfinished_trials, sweep.unfinished_rows) == (1, 1)
+    assert sweep.datasets == [DATASET]
+    assert sweep.tasks == [TASK]
+    assert list(sweep.stages["name"]) == ["reward-r", "teacher-t160", "teacher-t256"]
+    assert len(sweep.uses) == 16
+
+
+def test_trials_are_in_order_with_their_values(builder: SweepBuilder) -> None:
+    builder.trial(11, params={"student.learning_rate": 3e-4})
+    builder.trial(2, "failed", reason="out of memory", steps=None)
+    trials = load_sweep(builder.storage, "quickstart").trials
+    assert list(trials["number"]) == [2, 11]
+    assert trials.loc[0, "reason"] == "out of memory"
+    assert np.isnan(trials.loc[0, "selection_score"])
+    assert np.isnan(trials.loc[0, "steps"])
+    assert trials.loc[1, "selection_score"] == 141.0
+    assert trials.loc[1, "params.student.learning_rate"] == 3e-4
+    assert trials["reason"].isna().tolist() == [False, True]
+
+
+def test_curves_carry_their_trials_weights(builder: SweepBuilder) -> None:
+    builder.trial(0, sigma=0.01, curve=[1.0, None, float("nan"), 4.0])
+    curves = load_sweep(builder.storage, "quickstart").curves
+    assert list(curves["step"]) == [100, 200, 300, 400]
+    assert curves["score"].isna().tolist() == [False, True, True, False]
+    assert set(curves["reward_weight"]) == {0.01}
+
+
+def test_gap_is_selection_minus_evaluation(builder: SweepBuilder) -> None:
+    builder.row("ractd", [130.0, 134.0], selection_score=135.0)
+    builder.row("teacher", [130.0])
+    rows = load_sweep(builder.storage, "quickstart").rows.set_index("method")
+    assert rows.loc["ractd", "gap"] == 3.0
+    assert np.isnan(rows.loc["teacher", "gap"])
+
+
+def test_stage_without_manifest_has_no_cost(builder: SweepBuilder) -> None:
+    builder.trial(0, "failed", stages={"teacher": "teacher-lost"}, reason="disk full")
+    stages = load_sweep(builder.storage, "quickstart").stages
+    assert stages.loc[0, "kind"] == "teacher"
+    assert np.isnan(stages.loc[0, "device_seconds"])
+
+
+def test_empty_sweep_has_typed_columns(builder: SweepBuilder) -> None:
+    sweep = load_sweep(builder.storage, "quickstart")
+    for frame in (sweep.trials, sweep.rows, sweep.curves, sweep.stages, sweep.data):
+        assert frame.empty
+    assert sweep.trials["selection_score"].dtype == np.float64
+    assert sweep.datasets == []
+
+
+def test_unknown_sweep_names_those_there(builder: SweepBuilder) -> None:
+    SweepBuilder(builder.storage, "umaze-full")
+    with pytest.raises(RecordError, match=r"quickstart, umaze-full; did you mean quickstart\?"):
+        load_sweep(builder.storage, "quickstrat")
+    with pytest.raises(RecordError, match="none; run one first"):
+        load_sweep(builder.storage / "elsewhere", "quickstart")
+
+
+def test_a_name_is_no_path(builder: SweepBuilder) -> None:
+    with pytest.raises(RecordError, match="no sweep"):
+        load_sweep(builder.storage, "../sweeps/quickstart")
+    builder.trial(0, stages={"teacher": "../../secret"})
+    with pytest.raises(RecordError, match="is a path"):
+        load_sweep(builder.storage, "quickstart")
+
+
+def test_truncated_record_is_named(builder: SweepBuilder) -> None:
+    path = builder.trial(0) / "record.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(RecordError, match=rf"{path}: not valid JSON .* truncated"):
+        load_sweep(builder.storage, "quickstart")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema", 2, "schema 2, expected 1"),
+        ("kind", "row", "expected one of trial"),
+        ("status", "done", "expected one of completed, pruned, failed"),
+        ("number", "3", "key 'number' is '3', expected a whole number"),
+        ("number", True, "expected a whole number"),
+        ("params", [], "expected an object"),
+        ("task", None, "expected a string"),
+    ],
+)
+def test_wrong_value_names_file_and_key(
+    builder: SweepBuilder, key: str, value: Any, message: str
+) -> None:
+    path = builder.trial(0) / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(RecordError, match=message) as caught:
+        load_sweep(builder.storage, "quickstart")
+    assert str(path) in str(caught.value)
+
+
+def test_missing_key_is_named(builder: SweepBuilder) -> None:
+    path = builder.trial(0) / "record.json"
+    record = json.loads(path.read_text())
+    del record["params"]["reward_weight"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match="params: key 'reward_weight' is missing"):
+        load_sweep(builder.storage, "quickstart")
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"\xff\xfe", b""])
+def test_record_that_is_no_object(builder: SweepBuilder, content: bytes) -> None:
+    path = builder.trial(0) / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=str(path)):
+        load_sweep(builder.storage, "quickstart")
+
+
+def test_torn_curve_names_file_and_line(builder: SweepBuilder) -> None:
+    path = builder.trial(0, curve=[1.0, 2.0]) / "curve.jsonl"
+    path.write_text(path.read_text() + '{"step": 3')
+    with pytest.raises(RecordError, match=r"curve.jsonl, line 3: not valid JSON"):
+        load_sweep(builder.storage, "quickstart")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read as CSV"),
+        ("seed,score\n1,2\n", "no column return, length"),
+        ("seed,return,score,length\n1,2,3,4\n", "1 episodes, expected 4"),
+        ("seed,return,score,length\n1,2,,4\n", "a cell is empty"),
+    ],
+)
+def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message: str) -> None:
+    path: Path = builder.row("ractd") / "episodes.csv"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=message) as caught:
+        load_sweep(builder.storage, "quickstart")
+    assert str(path) in str(caught.value)
+
+
+def test_stretch_scores_must_be_numbers(builder: SweepBuilder) -> None:
+    builder.data(["high"])  # type: ignore[list-item]
+    with pytest.raises(RecordError, match="'stretch_scores' is 'high', expected a list of numbers"):
+        load_sweep(builder.storage, "quickstart")

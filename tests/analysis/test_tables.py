@@ -1,0 +1,118 @@
+"""The benchmark and trials tables: order, values, text, Markdown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.published import base_task, load_published
+from analysis.records import load_sweep
+from analysis.tables import (
+    PUBLISHED,
+    benchmark_table,
+    benchmark_text,
+    short_reason,
+    to_markdown,
+    trials_table,
+    trials_text,
+)
+
+from .conftest import DATASET, SweepBuilder
+
+
+def _benchmark(builder: SweepBuilder) -> pd.DataFrame:
+    return benchmark_table(load_sweep(builder.storage, builder.name))
+
+
+def test_benchmark_order_and_origin(full: SweepBuilder) -> None:
+    table = _benchmark(full)
+    assert list(table["method"]) == [
+        "data (mean of stretches)",
+        "regression",
+        "teacher",
+        "ctd",
+        "ractd",
+        PUBLISHED,
+    ]
+    assert list(table["dataset"]) == [DATASET] * 5 + ["D4RL maze2d-umaze"]
+    assert table["score"].iloc[-1] == 125.7
+    assert table["low"].isna().tolist() == [False] * 5 + [True]
+
+
+def test_benchmark_values(builder: SweepBuilder) -> None:
+    builder.row("ractd", [100.0, 120.0, 140.0, 200.0], selection_score=150.0)
+    line = _benchmark(builder).iloc[0]
+    assert line["score"] == 140.0
+    assert line["iqm"] == 130.0
+    assert line["gap"] == 10.0
+    assert line["episodes"] == 4
+    assert 100 <= line["low"] < 140 < line["high"] <= 200
+    text = benchmark_text(_benchmark(builder)).iloc[0]
+    assert text["score [95 % CI]"].startswith("140.0 [")
+    assert (text["gap"], text["σ"], text["calls per plan"]) == ("+10.0", "0.0001", "1")
+    assert (text["fingerprint"], text["training seeds"]) == ("f00dfeed", "1 (seed 0)")
+
+
+def test_training_seeds_are_counted_per_setting(builder: SweepBuilder) -> None:
+    for seed in range(3):
+        builder.row("ractd", key=f"r{seed}", training_seed=seed)
+    builder.row("ctd", training_seed=7)
+    table = _benchmark(builder).set_index("method")
+    assert list(table.loc["ractd", "training_seeds"]) == [3, 3, 3]
+    assert table.loc["ctd", "training_seeds"] == 1
+
+
+def test_row_without_episodes_file_has_no_interval(builder: SweepBuilder) -> None:
+    (builder.row("ractd") / "episodes.csv").unlink()
+    text = benchmark_text(_benchmark(builder))
+    assert text["score [95 % CI]"].iloc[0] == "133.0"
+
+
+def test_failed_row_is_left_out(builder: SweepBuilder) -> None:
+    builder.row("ractd", status="failed", reason="worker died", evaluation=None, latency=None)
+    assert list(_benchmark(builder)["method"]) == [PUBLISHED]
+
+
+def test_task_without_published_score(builder: SweepBuilder) -> None:
+    builder.data(task="hopper-medium-v2", dataset="local/hopper-medium-v2")
+    assert list(_benchmark(builder)["dataset"]) == ["local/hopper-medium-v2"]
+
+
+def test_empty_sweep_has_an_empty_table(builder: SweepBuilder) -> None:
+    assert _benchmark(builder).empty
+    assert "score [95 % CI]" in to_markdown(benchmark_text(_benchmark(builder)))
+
+
+def test_trials_table_shows_every_searched_parameter(builder: SweepBuilder) -> None:
+    builder.trial(0, params={"student.width": 64})
+    builder.trial(1, "failed", reason="boom")
+    text = trials_text(trials_table(load_sweep(builder.storage, "quickstart")))
+    assert list(text["student.width"]) == ["64.0", "–"]
+    assert list(text["score"]) == ["130.0", "–"]
+    assert list(text["reason"]) == ["–", "boom"]
+
+
+def test_markdown_cell_cannot_break_out() -> None:
+    text = to_markdown(pd.DataFrame({"reason": ["a | b <script>"]}))
+    assert "a \\| b &lt;script>" in text
+
+
+def test_long_reason_is_one_short_line() -> None:
+    reason = short_reason("Traceback:\n  " + "x" * 500)
+    assert reason.startswith("Traceback: xxx")
+    assert reason.endswith("…")
+    assert len(reason) == 160
+    assert short_reason("a\nb") == "a b"
+
+
+def test_published_rows_are_maze2d_with_sources() -> None:
+    table = load_published()
+    assert set(table["benchmark"]) == {"D4RL Maze2d"}
+    assert table["source"].notna().all()
+    assert np.isfinite(table["mean"]).all()
+
+
+@pytest.mark.parametrize("task", ["maze2d-umaze-v1", "maze2d-umaze"])
+def test_base_task(task: str) -> None:
+    assert base_task(task) == "maze2d-umaze"
