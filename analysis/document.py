@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 SCHEMA = 1
@@ -46,11 +48,12 @@ class Document:
         return None if self.fields.get(key) is None else self.number(key)
 
     def numbers(self, key: str) -> list[float]:
-        """The list of numbers under `key`."""
+        """The list of finite numbers under `key`."""
         values = self._get(key, (list,), "a list of numbers")
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._wrong(key, value, "a list of numbers")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and math.isfinite(value)):
+                raise self._wrong(key, value, "finite numbers only")
         return [float(value) for value in values]
 
     def section(self, key: str) -> Document:
@@ -135,8 +138,8 @@ def read_episodes(path: Path) -> pd.DataFrame:
             f"expected {', '.join(EPISODE_COLUMNS)}"
         )
     columns = {name: pd.to_numeric(frame[name], errors="coerce") for name in EPISODE_COLUMNS}
-    if any(column.isna().any() for column in columns.values()):
-        raise RecordError(f"{path}: a cell is empty or not a number; evaluate it again")
+    if not all(np.isfinite(column).all() for column in columns.values()):
+        raise RecordError(f"{path}: a cell is empty or not a finite number; evaluate it again")
     return pd.DataFrame(columns)
 
 

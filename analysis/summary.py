@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from analysis.published import SPEED_UP
 from analysis.records import Sweep
-from analysis.tables import short_reason
+from analysis.tables import short_reason, three_digits
 
 _KIND_NAMES = {"teacher": "teacher", "reward": "reward model", "regression": "regression model"}
 
@@ -93,18 +95,23 @@ def speed_up_lines(sweep: Sweep) -> tuple[str, ...]:
     """
     alike = ["dataset", "horizon", "device", "latency_batch"]
     measured = sweep.rows.dropna(subset=["latency_ms", "nfe"])
+    # a latency below the clock's resolution gives no ratio
+    measured = measured[measured["latency_ms"] > 0]
     first = measured.drop_duplicates([*alike, "method"])
     teachers = first[first["method"] == "teacher"]
     students = first[first["method"] == "ractd"]
     pairs = students.merge(teachers, on=alike, suffixes=("", "_teacher"))
-    return tuple(
+    return tuple(_speed_up_line(pair) for pair in pairs.to_dict("records"))
+
+
+def _speed_up_line(pair: Mapping[Hashable, Any]) -> str:
+    student, teacher = pair["latency_ms"], pair["latency_ms_teacher"]
+    return (
         f"{pair['dataset']}: planning in {_plural(round(pair['nfe']), 'network call')} is "
-        f"{pair['latency_ms_teacher'] / pair['latency_ms']:.0f}x faster than the teacher's "
-        f"{pair['nfe_teacher']:.0f} ({pair['latency_ms']:.3g} ms against "
-        f"{pair['latency_ms_teacher']:.3g} ms; median, batch {pair['latency_batch']:.0f}, "
-        f"{pair['device']}); published: {SPEED_UP}x against an 80-bin Heun teacher, "
-        "on Hopper and a V100"
-        for pair in pairs.to_dict("records")
+        f"{three_digits(teacher / student)}x faster than the teacher's {pair['nfe_teacher']:.0f} "
+        f"({three_digits(student)} ms against {three_digits(teacher)} ms; median, "
+        f"batch {pair['latency_batch']:.0f}, {pair['device']}); "
+        f"published: {SPEED_UP}x against an 80-bin Heun teacher, on Hopper and a V100"
     )
 
 

@@ -75,7 +75,9 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
             "episodes": _texts(table["episodes"], "{:.0f}"),
             "selection score": _texts(table["selection_score"], "{:.1f}"),
             "gap": _texts(table["gap"], "{:+.1f}"),
-            "latency ms": _texts(table["latency_ms"], "{:.3g}"),
+            "latency ms": [
+                MISSING if pd.isna(value) else three_digits(value) for value in table["latency_ms"]
+            ],
             "training seeds": [
                 MISSING if pd.isna(count) else f"{count:.0f} (seed {seed:.0f})"
                 for count, seed in zip(table["training_seeds"], table["training_seed"], strict=True)
@@ -130,6 +132,11 @@ def short_reason(reason: str) -> str:
     """The reason on one line and at most 160 characters."""
     line = " ".join(reason.split())
     return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
+
+
+def three_digits(value: float) -> str:
+    """A positive number with three digits that count, never in powers of ten above 100."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:

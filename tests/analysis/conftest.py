@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-TASK = "maze2d-umaze-v1"
-DATASET = "local/maze2d-umaze-v1"
-FINGERPRINT = "f00dfeed" * 8
-
 
 class SweepBuilder:
     """Writes records; keyword arguments override or add fields of a record."""
+
+    task = "maze2d-umaze-v1"
+    dataset = "local/maze2d-umaze-v1"
+    fingerprint = "f00dfeed" * 8
 
     def __init__(self, storage: Path, name: str = "quickstart") -> None:
         self.storage = storage
@@ -24,13 +24,15 @@ class SweepBuilder:
         self.folder = storage / "sweeps" / name
         created = "2026-01-05T10:00:00+00:00"
         header = {"name": name, "created": created, "versions": {}}
-        self._json(self.folder / "sweep.json", header | {"datasets": {DATASET: FINGERPRINT}})
+        self._json(
+            self.folder / "sweep.json", header | {"datasets": {self.dataset: self.fingerprint}}
+        )
 
     def data(self, scores: Sequence[float] = (20.0, 40.0, 60.0), **fields: Any) -> None:
         record = {
-            "dataset": DATASET,
-            "task": TASK,
-            "fingerprint": FINGERPRINT,
+            "dataset": self.dataset,
+            "task": self.task,
+            "fingerprint": self.fingerprint,
             "transitions": 100_000,
             "episodes": 1300,
             "stretch_steps": 300,
@@ -47,7 +49,7 @@ class SweepBuilder:
             "name": name,
             "config": {"horizon": 160},
             "parents": {},
-            "fingerprint": FINGERPRINT,
+            "fingerprint": self.fingerprint,
             "steps": 1000,
             "seconds": device_seconds / 2,
             "workers": 2,
@@ -129,9 +131,9 @@ class SweepBuilder:
             "kind": kind,
             "key": key,
             "sweep": self.name,
-            "task": TASK,
-            "dataset": DATASET,
-            "fingerprint": FINGERPRINT,
+            "task": self.task,
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
             "ref_min": 23.85,
             "ref_max": 161.86,
             "reason": None,

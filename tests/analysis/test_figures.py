@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,11 +11,12 @@ from analysis.figures.returns import plot_returns, returns_info
 from analysis.figures.stability import plot_stability, stability_info
 from analysis.records import load_sweep
 
-from .conftest import DATASET, SweepBuilder
+if TYPE_CHECKING:
+    from tests.analysis.conftest import SweepBuilder
 
 
 def test_stability_info(full: SweepBuilder) -> None:
-    info = stability_info(load_sweep(full.storage, "quickstart"), DATASET)
+    info = stability_info(load_sweep(full.storage, "quickstart"), full.dataset)
     assert info.horizons == (160, 256)
     assert [line.number for line in info.lines] == list(range(8))
     assert [len(line.steps) for line in info.lines] == [6] * 5 + [3, 3, 4]
@@ -22,7 +24,7 @@ def test_stability_info(full: SweepBuilder) -> None:
 
 
 def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
-    info = stability_info(load_sweep(full.storage, "quickstart"), DATASET)
+    info = stability_info(load_sweep(full.storage, "quickstart"), full.dataset)
     figure = plot_stability(info)
     drawn = [trace for trace in figure.data if trace.x[0] is not None]
     curves = [trace for trace in drawn if "lines" in trace.mode]
@@ -42,7 +44,9 @@ def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
 def test_colour_follows_the_logarithm_of_sigma(builder: SweepBuilder) -> None:
     for number, sigma in enumerate((1e-4, 1e-3, 1e-2)):
         builder.trial(number, sigma=sigma, curve=[1.0])
-    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    figure = plot_stability(
+        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    )
     colours = [trace.line.color for trace in figure.data[:3]]
     assert colours == ["rgb(79, 127, 214)", "rgb(47, 163, 154)", "rgb(217, 154, 43)"]
 
@@ -50,14 +54,18 @@ def test_colour_follows_the_logarithm_of_sigma(builder: SweepBuilder) -> None:
 @pytest.mark.parametrize("sigma", [0.0, 1e-3])
 def test_single_trial(builder: SweepBuilder, sigma: float) -> None:
     builder.trial(0, sigma=sigma, curve=[50.0])
-    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    figure = plot_stability(
+        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    )
     assert list(figure.data[0].y) == [50.0]
 
 
 def test_many_sigmas_are_read_against_decades(builder: SweepBuilder) -> None:
     for number in range(9):
         builder.trial(number, sigma=10 ** (-4.2 + 0.4 * number), curve=[1.0])
-    figure = plot_stability(stability_info(load_sweep(builder.storage, "quickstart"), DATASET))
+    figure = plot_stability(
+        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    )
     assert list(figure.layout.coloraxis.colorbar.tickvals) == [-4.0, -3.0, -2.0, -1.0]
 
 
@@ -65,7 +73,7 @@ def test_nan_scores_break_the_line_and_do_not_end_it(builder: SweepBuilder) -> N
     builder.trial(0, "failed", curve=[10.0, float("nan"), 30.0, None])
     builder.trial(1, "failed", curve=[None])
     builder.trial(2, "failed")
-    info = stability_info(load_sweep(builder.storage, "quickstart"), DATASET)
+    info = stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
     (line,) = info.lines
     assert math.isnan(line.scores[1])
     assert line.end == (300, 30.0)
@@ -74,14 +82,14 @@ def test_nan_scores_break_the_line_and_do_not_end_it(builder: SweepBuilder) -> N
 
 def test_empty_figures_still_draw(builder: SweepBuilder) -> None:
     sweep = load_sweep(builder.storage, "quickstart")
-    assert stability_info(sweep, DATASET).lines == ()
-    assert returns_info(sweep, DATASET).groups == ()
-    plot_stability(stability_info(sweep, DATASET))
-    plot_returns(returns_info(sweep, DATASET))
+    assert stability_info(sweep, builder.dataset).lines == ()
+    assert returns_info(sweep, builder.dataset).groups == ()
+    plot_stability(stability_info(sweep, builder.dataset))
+    plot_returns(returns_info(sweep, builder.dataset))
 
 
 def test_returns_share_their_bins(full: SweepBuilder) -> None:
-    info = returns_info(load_sweep(full.storage, "quickstart"), DATASET)
+    info = returns_info(load_sweep(full.storage, "quickstart"), full.dataset)
     assert [group.label for group in info.groups] == ["data", "teacher", "student (ractd)"]
     assert [group.count for group in info.groups] == [300, 100, 100]
     for group in info.groups:
@@ -94,5 +102,5 @@ def test_returns_share_their_bins(full: SweepBuilder) -> None:
 def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:
     builder.row("ractd", [5.0, 5.0], key="a")
     builder.row("ractd", [5.0], key="b")
-    (group,) = returns_info(load_sweep(builder.storage, "quickstart"), DATASET).groups
+    (group,) = returns_info(load_sweep(builder.storage, "quickstart"), builder.dataset).groups
     assert (group.count, group.mean) == (3, 5.0)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from analysis.records import RecordError, load_sweep
 
-from .conftest import DATASET, TASK, SweepBuilder
+if TYPE_CHECKING:
+    from tests.analysis.conftest import SweepBuilder
 
 
 def test_full_sweep(full: SweepBuilder) -> None:
@@ -25,8 +26,8 @@ def test_full_sweep(full: SweepBuilder) -> None:
     assert len(sweep.episodes) == 400
     assert len(sweep.stretches) == 300
     assert (sweep.unfinished_trials, sweep.unfinished_rows) == (1, 1)
-    assert sweep.datasets == [DATASET]
-    assert sweep.tasks == [TASK]
+    assert sweep.datasets == [full.dataset]
+    assert sweep.tasks == [full.task]
     assert list(sweep.stages["name"]) == ["reward-r", "teacher-t160", "teacher-t256"]
     assert len(sweep.uses) == 16
 
@@ -37,8 +38,8 @@ def test_trials_are_in_order_with_their_values(builder: SweepBuilder) -> None:
     trials = load_sweep(builder.storage, "quickstart").trials
     assert list(trials["number"]) == [2, 11]
     assert trials.loc[0, "reason"] == "out of memory"
-    assert np.isnan(trials.loc[0, "selection_score"])
-    assert np.isnan(trials.loc[0, "steps"])
+    assert trials["selection_score"].isna()[0]
+    assert trials["steps"].isna()[0]
     assert trials.loc[1, "selection_score"] == 141.0
     assert trials.loc[1, "params.student.learning_rate"] == 3e-4
     assert trials["reason"].isna().tolist() == [False, True]
@@ -57,14 +58,14 @@ def test_gap_is_selection_minus_evaluation(builder: SweepBuilder) -> None:
     builder.row("teacher", [130.0])
     rows = load_sweep(builder.storage, "quickstart").rows.set_index("method")
     assert rows.loc["ractd", "gap"] == 3.0
-    assert np.isnan(rows.loc["teacher", "gap"])
+    assert rows["gap"].isna()["teacher"]
 
 
 def test_stage_without_manifest_has_no_cost(builder: SweepBuilder) -> None:
     builder.trial(0, "failed", stages={"teacher": "teacher-lost"}, reason="disk full")
     stages = load_sweep(builder.storage, "quickstart").stages
     assert stages.loc[0, "kind"] == "teacher"
-    assert np.isnan(stages.loc[0, "device_seconds"])
+    assert stages["device_seconds"].isna()[0]
 
 
 def test_empty_sweep_has_typed_columns(builder: SweepBuilder) -> None:
@@ -76,7 +77,7 @@ def test_empty_sweep_has_typed_columns(builder: SweepBuilder) -> None:
 
 
 def test_unknown_sweep_names_those_there(builder: SweepBuilder) -> None:
-    SweepBuilder(builder.storage, "umaze-full")
+    type(builder)(builder.storage, "umaze-full")
     with pytest.raises(RecordError, match=r"quickstart, umaze-full; did you mean quickstart\?"):
         load_sweep(builder.storage, "quickstrat")
     with pytest.raises(RecordError, match="none; run one first"):
@@ -151,6 +152,7 @@ def test_torn_curve_names_file_and_line(builder: SweepBuilder) -> None:
         ("seed,score\n1,2\n", "no column return, length"),
         ("seed,return,score,length\n1,2,3,4\n", "1 episodes, expected 4"),
         ("seed,return,score,length\n1,2,,4\n", "a cell is empty"),
+        ("seed,return,score,length\n1,2,inf,4\n", "a cell is empty"),
     ],
 )
 def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message: str) -> None:
@@ -161,7 +163,8 @@ def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message
     assert str(path) in str(caught.value)
 
 
-def test_stretch_scores_must_be_numbers(builder: SweepBuilder) -> None:
-    builder.data(["high"])  # type: ignore[list-item]
-    with pytest.raises(RecordError, match="'stretch_scores' is 'high', expected a list of numbers"):
+@pytest.mark.parametrize("score", ["high", True, float("nan")])
+def test_stretch_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> None:
+    builder.data([1.0, score])
+    with pytest.raises(RecordError, match=f"'stretch_scores' is {score!r}, expected finite"):
         load_sweep(builder.storage, "quickstart")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
 from analysis import RecordError, write_report
 
-from .conftest import SweepBuilder
+if TYPE_CHECKING:
+    from tests.analysis.conftest import SweepBuilder
 
 
 class _Page(HTMLParser):
-    """Collects what a browser would fetch, the scripts' sizes, and the text."""
+    """Collects what a browser would fetch, its tags and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ def test_page_fetches_nothing_and_carries_plotly_once(full: SweepBuilder) -> Non
     assert 'src="http' not in html
     assert "default-src 'none'" in html
     assert html.count("plotly.js v") == 1
-    assert html.count("Plotly.newPlot(") == 2 + html[: html.index("<body>")].count("newPlot")
+    assert html.count("Plotly.newPlot(") == 2
     for text in ("Benchmark", "sharing: 1 reward model", "150x faster", "plain regression"):
         assert text in page.text
 

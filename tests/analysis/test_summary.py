@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from analysis.protocol import protocol_lines
 from analysis.records import load_sweep
 from analysis.summary import (
@@ -14,7 +16,8 @@ from analysis.summary import (
 )
 from analysis.tables import benchmark_table
 
-from .conftest import SweepBuilder
+if TYPE_CHECKING:
+    from tests.analysis.conftest import SweepBuilder
 
 
 def test_sharing(full: SweepBuilder) -> None:
@@ -59,6 +62,8 @@ def test_speed_up_needs_like_measurements(builder: SweepBuilder) -> None:
     builder.row("teacher", nfe=158, latency=5.0, device="cuda")
     builder.row("ractd", latency=0.9)
     builder.row("ractd", key="r2", latency=None, device="cuda")
+    latency = {"median": 0.0, "p95": 0.0, "batch": 1}
+    builder.row("ractd", key="r3", latency_ms=latency, device="cuda")
     assert speed_up_lines(load_sweep(builder.storage, "quickstart")) == ()
 
 
