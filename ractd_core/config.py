@@ -7,7 +7,7 @@ Names: ``sigma`` is the noise level; the paper's loss weights α, β, σ are ``c
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,9 +18,35 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(BaseModel):
-    """Base of all configuration: immutable, and an unknown key is an error."""
+    """Base of all configuration: immutable, and an unknown key is an error.
+
+    A part that is given in part keeps the rest of its owner's default, so ``{"optim": {"steps":
+    9}}`` in a reward model's configuration leaves its batch size at the reward model's own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        filled = dict(value)
+        for name, info in cls.model_fields.items():
+            if isinstance(info.default, Config) and isinstance(value.get(name), dict):
+                filled[name] = _merged(info.default.model_dump(), value[name])
+        return filled
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``, table by table."""
+    both = {
+        key: _merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
 
 
 class WindowConfig(Config):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -29,6 +30,7 @@ from ractd_core.tasks import DatasetName, Task
 
 _ARRAYS = ("observations", "actions", "rewards", "bounds", "terminated")
 _RECIPE_KEY = "ractd_recipe"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def load(name: DatasetName) -> FlatDataset:
     except (OSError, ValueError, KeyError):
         intact = False
     if not intact:
-        warnings.warn(f"the cache of {name} at {cache} is damaged; it is made anew", stacklevel=2)
+        _log.warning("the cache of %s at %s is damaged; it is made anew", name, cache)
         shutil.rmtree(cache)
         return load(name)
     return data

@@ -1,0 +1,1 @@
+"""Sweeps: the spec, the search, trials, shared stages, the ledger, and the `ractd` command."""

@@ -1,0 +1,5 @@
+"""``python -m sweeps`` is ``ractd``."""
+
+from sweeps.cli import main
+
+main()

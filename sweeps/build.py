@@ -1,0 +1,88 @@
+"""Build a shared stage: training on its workers, metrics and checkpoint in the build folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ractd_core.checkpoint import load_checkpoint
+from ractd_core.config import Recipe
+from ractd_core.data.store import load
+from ractd_core.stages import make_stage
+from ractd_core.tasks import parse_dataset_name
+from ractd_core.training import Metrics, Trainer
+from sweeps.jsonl import append_row, read_rows
+from sweeps.spec import StageResources
+from sweeps.stage_store import MODEL, StageRequest, StageStore
+from sweeps.workers import Payload, Report, device, run_on_workers
+
+_REPORTS = 10
+METRICS = "metrics.jsonl"
+
+
+def ensure_stage(
+    store: StageStore, request: StageRequest, resources: StageResources, scratch: Path
+) -> dict[str, Any]:
+    """The stage's manifest, after building it on ``resources`` if nobody has."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        payload = {
+            "kind": request.kind,
+            "recipe": request.recipe.model_dump(mode="json"),
+            "dataset": request.dataset,
+            "parents": {kind: str(store.path(name)) for kind, name in request.parents.items()},
+            "folder": str(folder),
+            "name": request.name,
+        }
+        run_on_workers(train_stage, payload, resources, scratch)
+        rows = read_rows(folder / METRICS)
+        seconds = sum(row["seconds"] for row in rows)
+        return {
+            "steps": rows[-1]["step"],
+            "loss": rows[-1]["loss"],
+            "seconds": round(seconds, 3),
+            "workers": resources.workers,
+            "device": rows[-1]["device"],
+            "device_seconds": round(seconds * resources.workers, 3),
+        }
+
+    return store.ensure(request, build)
+
+
+def train_stage(payload: Payload, report: Report) -> None:
+    """Train the payload's stage to its end, from its checkpoint if there is one.
+
+    Runs on every worker; worker 0 writes ``metrics.jsonl`` and ``model.safetensors``.
+    """
+    folder, where = Path(payload["folder"]), device()
+    recipe = Recipe.model_validate(payload["recipe"])
+    data = load(parse_dataset_name(payload["dataset"]))
+    parents = {kind: Path(path) for kind, path in payload["parents"].items()}
+    stage, normalizer = make_stage(payload["kind"], recipe, data, parents, where)
+    trainer = Trainer(
+        stage,
+        stage.optim,
+        seed=stage.seed,
+        device=where,
+        checkpoint=folder / "checkpoint.safetensors",
+        identity=payload["name"],
+    )
+    clock = time.monotonic()
+
+    def log(trainer: Trainer, metrics: Metrics) -> None:
+        nonlocal clock
+        now = time.monotonic()
+        row = {"step": trainer.step, "total": stage.optim.steps, **metrics}
+        row |= {"seconds": now - clock, "device": where.type}
+        clock = now
+        if trainer.rank == 0:
+            append_row(folder / METRICS, row)
+        report(row)
+
+    trainer.run(every=max(1, stage.optim.steps // _REPORTS), callback=log)
+    if trainer.rank == 0:
+        stage.result(trainer.ema, normalizer).save(folder / MODEL)
+        load_checkpoint(folder / MODEL)
+
+

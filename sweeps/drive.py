@@ -1,0 +1,49 @@
+"""``python -m sweeps.drive STORAGE NAME``: the driver's process, from its environment to its exit."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ractd_core.data.flat import DataError
+from sweeps.embedded_ray import ResourceError, set_environment
+from sweeps.layout import StorageError, SweepFolder
+from sweeps.spec import SpecError
+
+INTERRUPTED = 130
+
+
+def main(storage: str, name: str) -> int:
+    """Drive the sweep; returns the exit code: 0, 1 for an error, 130 when interrupted."""
+    # Ray reads its environment when it is imported, which importing the driver does.
+    set_environment()
+    from sweeps.driver import Driver
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    folder = SweepFolder(Path(storage), name)
+    try:
+        with FileLock(folder.path / "driver.lock", timeout=0):
+            Driver(folder).run()
+    except Timeout:
+        return _end(f"sweep {name} is already being driven by another process")
+    except KeyboardInterrupt:
+        return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
+    except (StorageError, SpecError, DataError, ResourceError, RuntimeError, OSError) as error:
+        return _end(f"error: {error}")
+    return 0
+
+
+def _end(text: str, code: int = 1) -> int:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the console
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

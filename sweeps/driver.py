@@ -1,0 +1,283 @@
+"""The driver of a sweep: data, stages, search, final rows, report; each step only if missing.
+
+Killed at any moment and started again, it finds its place from what is on storage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from analysis import write_report
+from ractd_core.data.store import load, make_local
+from ractd_core.files import write_json
+from sweeps.build import ensure_stage
+from sweeps.embedded_ray import capacity, embedded_ray
+from sweeps.finals import evaluate_rows, missing, wanted, winner
+from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
+from sweeps.ledger import Record
+from sweeps.messages import Messages, log_to
+from sweeps.progress import Progress
+from sweeps.search import StudyScheduler, StudySearch
+from sweeps.search_space import Choices, apply
+from sweeps.spec import SweepSpec
+from sweeps.stage_store import StageRequest
+from sweeps.status import building, report_page, task_status
+from sweeps.trial import run_trial
+
+_HEARTBEAT = 5.0
+
+
+class Driver:
+    """Takes one sweep from where it is to its report."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self.folder = folder
+        self.spec: SweepSpec = folder.spec()
+        self.progress = Progress(folder.path / "events.jsonl")
+        self.say = self.progress.say
+        self._messages = Messages(folder.path / "messages")
+
+    def run(self) -> None:
+        """Everything that is still to be done."""
+        about = self.folder.path / "sweep.json"
+        if not about.exists():
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(
+                about,
+                {"name": self.folder.name, "created": created, "versions": versions()}
+                | {"datasets": {}},
+            )
+        contexts = [self._prepare_data(index) for index in range(len(self.spec.tasks))]
+        if any(self._to_do(context) for context in contexts):
+            self._clean_scratch()
+            self.say("starting Ray on this machine")
+            with embedded_ray(self.spec.resources) as available:
+                self._build_stages(contexts, available)
+                for context in contexts:
+                    self._search(context, available)
+                    self._final_rows(context)
+            self._clean_scratch()
+        else:
+            self.say("every trial and row has its record: nothing to train")
+        self._report(contexts)
+
+    def _prepare_data(self, index: int) -> TaskContext:
+        name = self.spec.datasets()[index]
+        total = self.spec.data.transitions
+
+        def progress(done: int) -> None:
+            if done % (total // 4 or 1) == 0:
+                self.say(f"{name}: {done:,} of {total:,} transitions")
+
+        start = time.monotonic()
+        if make_local(name, self.spec.data.recipe(), progress=progress):
+            self.say(f"{name}: generated in {time.monotonic() - start:.0f} s")
+        data = load(name)
+        pin_data(self.folder, str(name), data.fingerprint)
+        self.say(
+            f"{name}: {data.transitions:,} transitions in {data.episodes:,} episodes, "
+            f"fingerprint {data.fingerprint[:12]}"
+        )
+        steps = name.task.max_episode_steps
+        write_json(
+            self.folder.path / "data" / f"{name.task.name}.json",
+            {
+                "dataset": str(name),
+                "task": name.task.name,
+                "fingerprint": data.fingerprint,
+                "transitions": data.transitions,
+                "episodes": data.episodes,
+                "stretch_steps": steps,
+                "stretch_scores": [
+                    round(float(score), 4)
+                    for score in name.task.normalized_score(data.stretch_returns(steps))
+                ],
+            },
+        )
+        return TaskContext(self.folder, self.spec, name, data.fingerprint)
+
+    def _to_do(self, context: TaskContext) -> bool:
+        done = task_status(self.folder, str(context.dataset)).done
+        return done < self.spec.trials or bool(missing(context))
+
+    def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
+        """Teachers and rewards of every choice, before the trials: none then waits for another."""
+        for kind in ("reward", "teacher"):
+            requests = {r.name: r for c in contexts for r in stage_requests(c, kind)}
+            todo = [r for r in requests.values() if self.folder.store.find(r.name) is None]
+            if len(todo) < len(requests):
+                self.say(f"{kind}: {len(requests) - len(todo)} of {len(requests)} in the store")
+            resources = getattr(self.spec.resources, kind)
+            alone = resources.workers == 1
+            # Ray Train's workers take their own resources; the task that waits for them takes none.
+            task = ray.remote(_ensure).options(
+                num_cpus=resources.cpus if alone else 0,
+                num_gpus=resources.gpus if alone else 0,
+                max_retries=2,
+            )
+            slots = capacity(resources, available)
+            with self.progress.every(_HEARTBEAT, self._news):
+                running: list[Any] = []
+                for request in todo:
+                    if len(running) >= slots:
+                        self._finished(running)
+                    workers = f" on {resources.workers} Ray Train workers" if not alone else ""
+                    self.say(f"building {describe(request)}{workers}")
+                    running.append(task.remote(str(self.folder.storage), self.folder.name, request))
+                while running:
+                    self._finished(running)
+
+    def _finished(self, running: list[Any]) -> None:
+        [ready], running[:] = ray.wait(running, num_returns=1)
+        manifest = ray.get(ready)
+        self.say(
+            f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
+            f"loss {manifest['loss']:.3g}"
+        )
+
+    def _search(self, context: TaskContext, available: dict[str, float]) -> None:
+        search = StudySearch(context, self._announce)
+        if search.remaining <= 0:
+            return
+        student = self.spec.resources.student
+        concurrent = min(
+            capacity(student, available), self.spec.resources.concurrent_trials or sys.maxsize
+        )
+        alone = student.workers == 1
+        trial_resources = (
+            {"cpu": student.cpus, "gpu": student.gpus} if alone else {"cpu": 0.01, "gpu": 0}
+        )
+        self.say(f"{context.dataset}: {search.remaining} trials to run, {concurrent} at once")
+        tuner = tune.Tuner(
+            tune.with_resources(_tune_trial, trial_resources),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=StudyScheduler(search),
+                num_samples=search.remaining,
+                max_concurrent_trials=concurrent,
+                reuse_actors=alone,
+            ),
+            run_config=tune.RunConfig(
+                name=context.dataset.task.name,
+                storage_path=str(self.folder.scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+        with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(context)):
+            tuner.fit()
+
+    def _announce(self, record: Record) -> None:
+        params = ", ".join(f"{key} {_number(value)}" for key, value in record["params"].items())
+        reason = f" ({record['reason']})" if record["reason"] else ""
+        ending = record["status"]
+        if record["selection"]:
+            ending = f"scored {record['selection']['score']:.1f}"
+        self.say(f"trial {record['number']} {ending}{reason}: {params}")
+
+    def _final_rows(self, context: TaskContext) -> None:
+        best = winner(context)
+        todo = missing(context)
+        if best is None or not todo:
+            return
+        self.say(
+            f"{context.dataset}: trial {best['number']} wins with {best['selection']['score']:.1f}; "
+            f"evaluating {', '.join(todo)} on {self.spec.evaluation.final_episodes} fresh seeds"
+        )
+        student = self.spec.resources.student
+        alone = student.workers == 1
+        task = ray.remote(_final).options(
+            num_cpus=student.cpus if alone else 0, num_gpus=student.gpus if alone else 0
+        )
+        with self.progress.every(_HEARTBEAT, self._news):
+            pending = [task.remote(context.to_json())]
+            known = set(todo)
+            while pending:
+                _, pending = ray.wait(pending, timeout=1.0)
+                left = set(missing(context))
+                for method in sorted(known - left):
+                    record = self.folder.rows.get(wanted(context, best)[method])
+                    if record is not None:
+                        result = record["evaluation"]
+                        self.say(
+                            f"{method}: {result['score']:.1f} over {result['episodes']} episodes, "
+                            f"{record['latency_ms']['median']:.2f} ms per plan"
+                        )
+                known = left
+            if known:
+                raise RuntimeError(f"rows without a record: {', '.join(sorted(known))}")
+
+    def _report(self, contexts: list[TaskContext]) -> None:
+        report = write_report(self.folder.storage, self.folder.name)
+        print(f"\n{report.table}\n", flush=True)  # noqa: T201 - the result
+        for line in report.headlines:
+            print(line, flush=True)  # noqa: T201
+        print(f"\nreport: {report_page(self.folder)}", flush=True)  # noqa: T201
+        barren = [str(c.dataset) for c in contexts if winner(c) is None]
+        if barren:
+            raise RuntimeError(f"no trial of {', '.join(barren)} completed; the report says why")
+
+    def _news(self) -> list[str]:
+        return [*self._messages.new(), *building(self.folder)]
+
+    def _search_news(self, context: TaskContext) -> list[str]:
+        return [*self._news(), task_status(self.folder, str(context.dataset)).line()]
+
+    def _clean_scratch(self) -> None:
+        shutil.rmtree(self.folder.scratch, ignore_errors=True)
+
+
+def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
+    """The distinct stages of ``kind`` that the search can ask for.
+
+    A field searched over a continuous range has no list of choices: such stages are left to the
+    trials that need them.
+    """
+    search = context.spec.search
+    own = {p: v for p, v in search.items() if p.split(".")[0] in ("window", kind)}
+    choices = {p: v.choices for p, v in own.items() if isinstance(v, Choices)}
+    if len(choices) < len(own):
+        return []
+    recipes = [
+        apply(context.spec.recipe, dict(zip(choices, values, strict=True)))
+        for values in itertools.product(*choices.values())
+    ]
+    requests = [context.request(kind, recipe) for recipe in recipes]
+    return list({request.name: request for request in requests}.values())
+
+
+def describe(request: StageRequest) -> str:
+    """A stage for people."""
+    horizon = "" if request.kind == "reward" else f" for horizon {request.recipe.window.horizon}"
+    return f"{request.kind}{horizon} ({request.name})"
+
+
+def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any]:
+    folder = SweepFolder(Path(storage), name)
+    log_to(folder.path / "messages")
+    resources = getattr(folder.spec().resources, request.kind)
+    return ensure_stage(folder.store, request, resources, folder.scratch)
+
+
+def _final(context: dict[str, Any]) -> None:
+    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
+    evaluate_rows(context)
+
+
+def _tune_trial(config: dict[str, Any]) -> None:
+    context = config["context"]
+    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
+    run_trial(config, tune.report)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,89 @@
+"""A Ray of the driver's own, on the loopback interface, that ends with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sweeps.spec import Resources, StageResources
+from sweeps.workers import TRAIN_ENVIRONMENT
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+_ENVIRONMENT = {
+    # Tune's own loggers and reporter write what the ledger and progress lines already say.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C is the driver's to handle: Tune would take it as "finish gracefully".
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    **TRAIN_ENVIRONMENT,
+}
+
+
+class ResourceError(RuntimeError):
+    """The spec asks for more than the cluster has."""
+
+
+def set_environment() -> None:
+    """Set what Ray reads from the environment; only before the first import of Ray has it effect.
+
+    The token is this process's own: another user of the machine cannot join its Ray, and a token
+    file left by another Ray does not matter.
+    """
+    os.environ.update(_ENVIRONMENT)
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+
+
+@contextmanager
+def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
+    """Start Ray, yield what it has (``{"CPU": 2.0, ...}``), and shut it down.
+
+    Raises :class:`ResourceError` before anything runs if a stage could never be placed.
+    """
+    import ray
+
+    ray.init(
+        address="local",
+        # Ray's cleaner of stopped worker groups asks the dashboard; without one they stay for ever.
+        include_dashboard=resources.student.workers > 1,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        available = ray.cluster_resources()
+        check_resources(resources, available)
+        yield available
+    finally:
+        ray.shutdown()
+
+
+def capacity(stage: StageResources, available: dict[str, float]) -> int:
+    """How many runs of a stage fit at once."""
+    fits = [available.get("CPU", 0) / (stage.workers * stage.cpus)]
+    if stage.gpus:
+        fits.append(available.get("GPU", 0) / (stage.workers * stage.gpus))
+    return int(min(fits) + 1e-9)
+
+
+def check_resources(resources: Resources, available: dict[str, float]) -> None:
+    """Raise :class:`ResourceError` naming every stage that cannot be placed."""
+    problems: list[str] = []
+    for kind in ("teacher", "reward", "student"):
+        stage: Any = getattr(resources, kind)
+        if capacity(stage, available) < 1:
+            problems.append(
+                f"resources.{kind}: {stage.workers} workers with {stage.cpus:g} CPUs and "
+                f"{stage.gpus:g} GPUs each do not fit; Ray has {available.get('CPU', 0):g} CPUs "
+                f"and {available.get('GPU', 0):g} GPUs"
+            )
+    if problems:
+        raise ResourceError("\n".join(problems))

@@ -1,0 +1,220 @@
+"""Where things lie in the storage, and what every process of a sweep knows about it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from ractd_core.config import Recipe
+from ractd_core.files import home, read_json, write_json
+from ractd_core.tasks import DatasetName, parse_dataset_name
+from sweeps.canonical import key_of
+from sweeps.ledger import Ledger
+from sweeps.search_space import LABELS, Scalar, apply, label
+from sweeps.spec import SELECTION_SEED, SweepSpec, dump_spec, parse_spec
+from sweeps.stage_store import StageRequest, StageStore
+
+_REPORTED = ("ractd", "torch", "ray", "optuna", "gymnasium", "gymnasium-robotics", "mujoco")
+
+
+class StorageError(RuntimeError):
+    """Storage that cannot be used, or a sweep that is not there."""
+
+
+def default_storage() -> Path:
+    """``RACTD_HOME/storage``."""
+    return home() / "storage"
+
+
+def check_storage(text: str | None) -> Path:
+    """The storage folder, made if absent; :class:`StorageError` if it cannot be written."""
+    if text and "://" in text:
+        raise StorageError(
+            f"storage {text!r} is a URI; this release stores on a path that every node mounts"
+        )
+    path = Path(text).expanduser().absolute() if text else default_storage()
+    probe = path / ".writable"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"storage {path} cannot be written ({error.strerror or error}); give another with "
+            "--storage, or set RACTD_HOME"
+        ) from error
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}}
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``STORAGE/sweeps/NAME``."""
+
+    storage: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The sweep's own folder."""
+        return self.storage / "sweeps" / self.name
+
+    @property
+    def store(self) -> StageStore:
+        """The stages, shared by all sweeps of the storage."""
+        return StageStore(self.storage / "stages")
+
+    @property
+    def trials(self) -> Ledger:
+        """Records of the search."""
+        return Ledger(self.path / "trials")
+
+    @property
+    def rows(self) -> Ledger:
+        """Records of the final rows."""
+        return Ledger(self.path / "rows")
+
+    @property
+    def scratch(self) -> Path:
+        """Ray's own files: worth nothing once the driver has ended."""
+        return self.path / "ray"
+
+    def spec(self) -> SweepSpec:
+        """The frozen spec; :class:`StorageError` if there is no such sweep."""
+        path = self.path / "spec.yaml"
+        if not path.exists():
+            there = ", ".join(names(self.storage)) or "none"
+            raise StorageError(f"no sweep {self.name!r} in {self.storage}; there: {there}")
+        return parse_spec(path.read_text(encoding="utf-8"), str(path))
+
+    def freeze(self, spec: SweepSpec) -> None:
+        """Write the spec, or check that the one there is the same (:class:`StorageError`)."""
+        path = self.path / "spec.yaml"
+        if path.exists():
+            if self.spec() != spec:
+                raise StorageError(
+                    f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
+                    "give the new one another name, or remove that folder"
+                )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".part").write_text(dump_spec(spec), encoding="utf-8")
+        path.with_suffix(".part").rename(path)
+
+
+def names(storage: Path) -> list[str]:
+    """The sweeps in ``storage``."""
+    return sorted(path.parent.name for path in (storage / "sweeps").glob("*/spec.yaml"))
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """One task of a sweep: what turns searched values into stages, keys and records.
+
+    It crosses process borders as JSON (:meth:`to_json`).
+    """
+
+    folder: SweepFolder
+    spec: SweepSpec
+    dataset: DatasetName
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What :meth:`from_json` reads."""
+        return {
+            "storage": str(self.folder.storage),
+            "name": self.folder.name,
+            "dataset": str(self.dataset),
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The same context in another process."""
+        folder = SweepFolder(Path(value["storage"]), value["name"])
+        name = parse_dataset_name(value["dataset"])
+        return cls(folder, folder.spec(), name, value["fingerprint"])
+
+    def request(self, kind: str, recipe: Recipe) -> StageRequest:
+        """The stage ``kind`` of ``recipe`` on this task's data."""
+        parents = {}
+        if kind == "student":
+            parents = {k: self.request(k, recipe).name for k in ("teacher", "reward")}
+        return StageRequest(kind, recipe, str(self.dataset), self.fingerprint, parents)
+
+    def trial(self, values: dict[str, Scalar]) -> TrialPlan:
+        """The trial with ``values`` at canonical paths."""
+        return TrialPlan(self, apply(self.spec.recipe, values), values)
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """A student to train and to score: its recipe, key and folder."""
+
+    context: TaskContext
+    recipe: Recipe
+    values: dict[str, Scalar]
+
+    @cached_property
+    def student(self) -> StageRequest:
+        """The student, with the teacher and the reward model it is built from."""
+        return self.context.request("student", self.recipe)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of what defines the record: the student and how it is scored."""
+        evaluation = self.context.spec.evaluation
+        return key_of(
+            {
+                "student": self.student.definition,
+                "every": evaluation.every,
+                "episodes": [evaluation.episodes, evaluation.selection_episodes],
+                "first_seed": SELECTION_SEED,
+            }
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The trial's folder."""
+        return self.context.folder.trials.folder(self.key)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that trials and rows share: which data, which values, which stages."""
+        task = self.context.dataset.task
+        recipe = self.recipe.model_dump(mode="json")
+        params = dict(self.values)
+        for path in LABELS:
+            section, leaf = path.split(".")
+            params[path] = recipe[section][leaf]
+        return {
+            "sweep": self.context.folder.name,
+            "task": task.name,
+            "dataset": str(self.context.dataset),
+            "fingerprint": self.context.fingerprint,
+            "ref_min": task.ref_min,
+            "ref_max": task.ref_max,
+            "params": {label(path): value for path, value in params.items()},
+            "stages": self.student.parents,
+            "training_seed": self.recipe.student.seed,
+        }
+
+
+def pin_data(folder: SweepFolder, dataset: str, fingerprint: str) -> None:
+    """Remember which data a sweep runs on; :class:`StorageError` if they are not the same now."""
+    path = folder.path / "sweep.json"
+    about = read_json(path)
+    known = about["datasets"].setdefault(dataset, fingerprint)
+    if known != fingerprint:
+        raise StorageError(
+            f"dataset {dataset} has changed since sweep {folder.name!r} began (fingerprint "
+            f"{fingerprint[:12]}, then {known[:12]}); restore it, or start a sweep of another name"
+        )
+    write_json(path, about)

@@ -1,0 +1,45 @@
+"""Records on storage: the truth of a sweep.
+
+A record is written once, whole, under the key of what defines it, and never again. Everything else
+(the Optuna study, Tune's state) is a memory that is repaired from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ractd_core.files import read_json, write_json
+
+Record = dict[str, Any]
+RECORD = "record.json"
+SCHEMA = 1
+
+
+class Ledger:
+    """Records of one kind (``trials`` or ``rows``) under ``root/KEY/record.json``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """Where everything about ``key`` lies, finished or not."""
+        return self.root / key
+
+    def get(self, key: str) -> Record | None:
+        """The record of ``key``, None if there is none; ValueError if it cannot be read."""
+        path = self.folder(key) / RECORD
+        return read_json(path) if path.exists() else None
+
+    def put(self, key: str, record: Record) -> bool:
+        """Write the record unless there is one; whether it was written."""
+        path = self.folder(key) / RECORD
+        if path.exists():
+            return False
+        write_json(path, {"schema": SCHEMA, "key": key, **record})
+        return True
+
+    def __iter__(self) -> Iterator[Record]:
+        for path in sorted(self.root.glob(f"*/{RECORD}")):
+            yield read_json(path)

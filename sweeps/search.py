@@ -1,0 +1,268 @@
+"""Optuna under Ray Tune: one study per (sweep, task), kept in agreement with the ledger.
+
+Ray's own OptunaSearch writes stopped trials as complete, leaves NaN trials running for ever and
+cannot be restored when its study is ahead of Tune's snapshot. Here the ledger decides: the study is
+repaired from it at every start, and Tune's snapshot is never restored.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import IntDistribution as IntRange
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ractd_core.files import write_bytes
+from sweeps.layout import TaskContext, TrialPlan
+from sweeps.ledger import Record
+from sweeps.jsonl import read_rows
+from sweeps.search_space import Choices, Parameter, Scalar, label
+from sweeps.spec import PrunerSpec
+from sweeps.trial import CURVE, close_trial
+
+_DUPLICATES = 50
+_STATES = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+_log = logging.getLogger(__name__)
+
+
+def distribution(parameter: Parameter, integer: bool) -> BaseDistribution:
+    """The parameter as Optuna knows it."""
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(list(parameter.choices))
+    if integer:
+        return IntRange(int(parameter.low), int(parameter.high), log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def make_pruner(spec: PrunerSpec) -> optuna.pruners.BasePruner:
+    """The pruner of a spec."""
+    if spec.kind == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(spec.startup_trials, n_warmup_steps=spec.warmup_steps)
+
+
+def mend_journal(path: Path) -> None:
+    """Cut a study file back to its last whole line: a killed writer can leave half of one.
+
+    Only for the one driver that holds the sweep's lock. A lock file it finds belongs to a driver
+    that is gone.
+    """
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = b""
+    for line in content.splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        whole += line
+    if whole != content:
+        _log.warning(
+            "%s: %d bytes at the end were torn and are dropped", path, len(content) - len(whole)
+        )
+        write_bytes(path, whole)
+
+
+class StudySearch(Searcher):
+    """Suggests trials from the task's study and tells it what the ledger says of them.
+
+    ``remaining`` is how many trials are still to be run for the spec's number. ``announce`` is
+    called with each record as its trial ends.
+    """
+
+    def __init__(self, context: TaskContext, announce: Callable[[Record], None]) -> None:
+        super().__init__(metric="score", mode="max")
+        self.context = context
+        self._announce = announce
+        spec = context.spec
+        self._space = {
+            label(path): (path, distribution(parameter, _is_integer(context, path)))
+            for path, parameter in spec.search.items()
+        }
+        self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
+        self._pruned: set[str] = set()
+        self.study = self._open()
+        self._unfinished = self._agree_with_ledger()
+
+    @property
+    def remaining(self) -> int:
+        """Trials of the spec that have no record."""
+        return self.context.spec.trials - len(self._records())
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's config: an unfinished one first, else a new one that is no duplicate."""
+        for _ in range(_DUPLICATES):
+            trial = self._unfinished.pop(0) if self._unfinished else self.study.ask(self._fixed())
+            plan = self._plan(trial.params)
+            taken = {other.key for _, other in self._trials.values()} | set(self._records())
+            if plan.key in taken:
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            self._trials[trial_id] = (trial, plan)
+            return {
+                "context": self.context.to_json(),
+                "values": plan.values,
+                "number": trial.number,
+            }
+        return Searcher.FINISHED
+
+    def should_prune(self, trial_id: str, step: int, score: float) -> bool:
+        """Report a score at a training step and ask the pruner."""
+        trial, plan = self._trials[trial_id]
+        with warnings.catch_warnings():
+            # A continued trial reports the steps again that the study knows already.
+            warnings.simplefilter("ignore")
+            trial.report(score, step)
+        # A trial at its last step is about to write its record: stopping it would gain nothing.
+        at_the_end = step >= plan.recipe.student.optim.steps
+        has_record = self.context.folder.trials.get(plan.key) is not None
+        if not at_the_end and not has_record and trial.should_prune():
+            self._pruned.add(trial_id)
+        return trial_id in self._pruned
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler has reported it."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Make sure there is a record, and tell the study what it says."""
+        trial, plan = self._trials.pop(trial_id)
+        ledger = self.context.folder.trials
+        if ledger.get(plan.key) is None:
+            if trial_id in self._pruned:
+                close_trial(plan, trial.number, "pruned", "below the median of earlier trials")
+            elif error:
+                close_trial(plan, trial.number, "failed", "its process ended without a word")
+        record = ledger.get(plan.key)
+        if record is not None:
+            self._tell(trial.number, record)
+            self._announce(record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its search for a snapshot that is never restored."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: study and ledger are on storage already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: a new driver reads study and ledger."""
+
+    def _open(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        path = self.context.folder.path / "studies" / f"{self.context.dataset.task.name}.journal"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mend_journal(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(
+                study_name=f"{self.context.folder.name}/{self.context.dataset}",
+                storage=JournalStorage(JournalFileBackend(str(path))),
+                direction="maximize",
+                pruner=make_pruner(self.context.spec.pruner),
+                load_if_exists=True,
+            )
+        known = len(study.get_trials(deepcopy=False))
+        # A sampler that began anew with the same seed would repeat its first suggestions.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=self.context.spec.seed + known, multivariate=True, constant_liar=True
+        )
+        for point in self.context.spec.first_points(self.context.dataset.task.name):
+            named = {label(path): value for path, value in point.items()}
+            study.enqueue_trial(named, skip_if_exists=True)
+        return study
+
+    def _agree_with_ledger(self) -> list[Trial]:
+        """Repair the study from the ledger; returns its trials that have begun but not ended."""
+        records = self._records()
+        unfinished, seen = [], set()
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.WAITING:
+                continue
+            if set(frozen.params) != set(self._space):
+                if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            key = self._plan(frozen.params).key
+            record = records.get(key)
+            if record is not None:
+                seen.add(key)
+                self._tell(frozen.number, record)
+            elif frozen.state == TrialState.RUNNING:
+                unfinished.append(Trial(self.study, frozen._trial_id))
+        for key in records.keys() - seen:
+            self.study.add_trial(self._from_record(records[key]))
+        return unfinished
+
+    def _from_record(self, record: Record) -> FrozenTrial:
+        params = {name: record["params"][name] for name in self._space}
+        curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
+        return create_trial(
+            state=_STATES[record["status"]],
+            value=_value(record),
+            params=params,
+            distributions={name: dist for name, (_, dist) in self._space.items()},
+            intermediate_values={row["step"]: row["score"] for row in curve},
+        )
+
+    def _tell(self, number: int, record: Record) -> None:
+        value = _value(record)
+        self.study.tell(
+            number, value, state=_STATES[record["status"]], skip_if_finished=True
+        )
+
+    def _records(self) -> dict[str, Record]:
+        task = str(self.context.dataset)
+        return {r["key"]: r for r in self.context.folder.trials if r["dataset"] == task}
+
+    def _fixed(self) -> dict[str, BaseDistribution]:
+        return {name: dist for name, (_, dist) in self._space.items()}
+
+    def _plan(self, params: dict[str, Scalar]) -> TrialPlan:
+        return self.context.trial({self._space[name][0]: value for name, value in params.items()})
+
+
+class StudyScheduler(FIFOScheduler):
+    """Stops the trials that the study's pruner gives up; decides from the study alone."""
+
+    def __init__(self, search: StudySearch) -> None:
+        super().__init__()
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Ask the pruner about the score just reported."""
+        if self._search.should_prune(trial.trial_id, result["step"], result["score"]):
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+
+def _value(record: Record) -> float | None:
+    return record["selection"]["score"] if record["status"] == "completed" else None
+
+
+def _is_integer(context: TaskContext, path: str) -> bool:
+    section, *parents, leaf = path.split(".")
+    model: Any = getattr(context.spec.recipe, section)
+    for parent in parents:
+        model = getattr(model, parent)
+    return isinstance(getattr(model, leaf), int)

@@ -1,0 +1,143 @@
+"""The search space as data: which field of the recipe is searched over which values.
+
+A field is named by its path in the recipe (``student.optim.lr``) or by one of the paper's names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from ractd_core.config import Config, Recipe
+from ractd_core.tasks import near
+
+ALIASES = {
+    "horizon": "window.horizon",
+    "sigma": "student.reward_weight",
+    "reward_weight": "student.reward_weight",
+    "alpha": "student.ctm_weight",
+    "ctm_weight": "student.ctm_weight",
+    "beta": "student.dsm_weight",
+    "dsm_weight": "student.dsm_weight",
+}
+LABELS = {
+    "window.horizon": "horizon",
+    "student.reward_weight": "reward_weight",
+    "student.ctm_weight": "ctm_weight",
+    "student.dsm_weight": "dsm_weight",
+}
+"""What records and the study call a path; other paths are called by themselves."""
+
+_SEARCHED_STAGES = ("window", "teacher", "reward", "student")
+"""A trial reads nothing else: the regression is a row of comparison."""
+
+
+def label(path: str) -> str:
+    """The name of a canonical path in records and in the study."""
+    return LABELS.get(path, path)
+
+
+def _leaves(model: type[Config], prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for name, info in model.model_fields.items():
+        kinds = [info.annotation, *get_args(info.annotation)]
+        nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, Config)), None)
+        paths += _leaves(nested, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+    return paths
+
+
+SEARCHABLE = [path for path in _leaves(Recipe) if path.split(".")[0] in _SEARCHED_STAGES]
+
+
+def canonical_path(name: str) -> str:
+    """The recipe path that ``name`` stands for; ValueError with near names if nothing reads it."""
+    path = ALIASES.get(name, name)
+    if path in SEARCHABLE:
+        return path
+    if path.split(".")[0] == "regression":
+        raise ValueError(f"{name!r} belongs to the regression row; no trial reads it")
+    hint = near(name, [*ALIASES, *SEARCHABLE])
+    raise ValueError(f"{name!r} is not a field of the recipe{hint}")
+
+
+SearchPath = Annotated[str, AfterValidator(canonical_path)]
+Scalar = bool | int | float | str | None
+
+
+class Choices(Config):
+    """A categorical parameter."""
+
+    choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
+
+    def samples(self) -> tuple[Scalar, ...]:
+        """Values that must be valid for the whole parameter to be."""
+        return self.choices
+
+
+class Range(Config):
+    """A number between ``low`` and ``high``, uniform or (``log``) uniform in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range must begin above 0, found low {self.low}")
+        return self
+
+    def samples(self) -> tuple[Scalar, ...]:
+        """Both ends."""
+        return (self.low, self.high)
+
+
+def _shape(value: Any) -> str:
+    given = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
+    return "choices" if "choices" in given else "range"
+
+
+Parameter = Annotated[
+    Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")], Discriminator(_shape)
+]
+
+
+def apply(recipe: Recipe, values: dict[str, Scalar]) -> Recipe:
+    """``recipe`` with the fields at canonical paths set; ValidationError if one does not fit."""
+    dump = recipe.model_dump(mode="json")
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        table = dump
+        for parent in parents:
+            table = table[parent]
+        table[leaf] = value
+    return Recipe.model_validate(dump)
+
+
+def check_values(recipe: Recipe, path: str, parameter: Parameter) -> list[str]:
+    """Why values of ``parameter`` do not fit the recipe at ``path``; empty if they do."""
+    problems = []
+    for value in parameter.samples():
+        try:
+            apply(recipe, {path: value})
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            problems.append(f"value {value!r}: {message}")
+    return problems
+
+
+def contains(parameter: Parameter, value: Any) -> bool:
+    """Whether ``value`` can be drawn from ``parameter``."""
+    if isinstance(parameter, Choices):
+        return value in parameter.choices
+    return isinstance(value, int | float) and parameter.low <= value <= parameter.high

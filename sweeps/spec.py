@@ -1,0 +1,287 @@
+"""The sweep as data: a YAML file, typed, and checked whole before anything starts."""
+
+from __future__ import annotations
+
+import csv
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+from cluster.protocol import JobError, check_name
+from ractd_core.config import Config, NonNegative, Positive, PositiveFloat, Recipe
+from ractd_core.data.store import LocalRecipe
+from ractd_core.tasks import DatasetName, near, parse_dataset_name
+from sweeps.search_space import (
+    Choices,
+    Parameter,
+    Range,
+    Scalar,
+    SearchPath,
+    check_values,
+    contains,
+    label,
+)
+
+SELECTION_SEED = 10_000
+FINAL_SEED = 1_000_000
+"""Selection and final evaluation draw their episode seeds from ranges that never meet."""
+
+
+class SpecError(ValueError):
+    """Everything that is wrong with a spec, one problem per line with its path."""
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name(value)
+    except JobError as error:
+        raise ValueError(str(error)) from error
+
+
+def _dataset(value: str) -> str:
+    parse_dataset_name(value)
+    return value
+
+
+Dataset = Annotated[str, AfterValidator(_dataset)]
+
+
+class DataSpec(Config):
+    """How ``local/...`` datasets that are not there yet are generated."""
+
+    transitions: Annotated[int, Field(ge=1000)] = 100_000
+    seed: Annotated[int, Field(ge=0)] = 0
+    noisy: bool = False
+
+    def recipe(self) -> LocalRecipe:
+        """As the data store takes it."""
+        return LocalRecipe(self.transitions, self.seed, self.noisy)
+
+
+class EvaluationSpec(Config):
+    """How many episodes are played when.
+
+    ``episodes`` after every ``every`` student steps; ``selection_episodes`` with the last weights,
+    whose mean is the objective; ``final_episodes`` with fresh seeds, for the table.
+    """
+
+    every: Positive = 50
+    episodes: Positive = 25
+    selection_episodes: Annotated[int, Field(ge=1, lt=FINAL_SEED - SELECTION_SEED)] = 50
+    final_episodes: Positive = 100
+
+
+class PrunerSpec(Config):
+    """Which unpromising trials are stopped early.
+
+    ``median``: below the median of earlier trials at the same step, once ``startup_trials`` have
+    finished and after ``warmup_steps`` student steps. ``none`` stops none.
+    """
+
+    kind: Literal["median", "none"] = "median"
+    startup_trials: Annotated[int, Field(ge=1)] = 4
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class StageResources(Config):
+    """``workers`` Ray Train workers with ``cpus`` and ``gpus`` each; one runs in its own process.
+
+    They are not part of a stage's key: they do not change its result.
+    """
+
+    workers: Positive = 1
+    cpus: PositiveFloat = 1.0
+    gpus: NonNegative = 0.0
+
+
+class Resources(Config):
+    """What each stage takes, and how many trials run at once (null: as many as fit)."""
+
+    teacher: StageResources = StageResources()
+    reward: StageResources = StageResources()
+    student: StageResources = StageResources()
+    concurrent_trials: Positive | None = None
+
+
+class SweepSpec(Config):
+    """A sweep: for each task, ``trials`` students searched over ``search``."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    tasks: Annotated[tuple[Dataset, ...], Field(min_length=1)]
+    trials: Positive
+    search: Annotated[dict[SearchPath, Parameter], Field(min_length=1)]
+    first_trials: tuple[Literal["paper"] | dict[SearchPath, Scalar], ...] = ("paper",)
+    rows: tuple[Literal["regression", "teacher", "ctd"], ...] = ("regression", "teacher", "ctd")
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataSpec = DataSpec()
+    recipe: Recipe = Recipe()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    resources: Resources = Resources()
+
+    def datasets(self) -> list[DatasetName]:
+        """The datasets that ``tasks`` names."""
+        return [parse_dataset_name(text) for text in self.tasks]
+
+    def first_points(self, task: str) -> list[dict[str, Scalar]]:
+        """The trials to begin with, by canonical path; ``paper`` stands for the task's defaults."""
+        return [
+            {p: v for p, v in paper_defaults(task).items() if p in self.search}
+            if point == "paper"
+            else dict(point)
+            for point in self.first_trials
+        ]
+
+
+def paper_defaults(task: str) -> dict[str, Scalar]:
+    """Horizon and loss weights of the released configuration; empty for tasks it does not have."""
+    text = resources.files("ractd_core").joinpath("paper.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        if row["task"] == task:
+            weights = {
+                f"student.{key}": float(row[key])
+                for key in ("ctm_weight", "dsm_weight", "reward_weight")
+            }
+            return {"window.horizon": int(row["horizon"]), **weights}
+    return {}
+
+
+def presets() -> dict[str, Path]:
+    """The specs that come with the program, by name."""
+    folder = Path(str(resources.files("sweeps").joinpath("presets")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_spec(source: str) -> SweepSpec:
+    """Read and check a spec file, or the preset of that name.
+
+    Raises :class:`SpecError` naming every problem with its path.
+    """
+    path = Path(source)
+    if source in presets() and not path.is_file():
+        path = presets()[source]
+    if not path.is_file():
+        known = list(presets())
+        hint = near(source, known) or f"; presets: {', '.join(known)}"
+        raise SpecError(f"{source}: no such spec file or preset{hint}")
+    return parse_spec(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_spec(text: str, where: str) -> SweepSpec:
+    """As :func:`load_spec`, from YAML text; ``where`` names it in errors."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise SpecError(f"{where}: expected a mapping of keys, found {type(raw).__name__}")
+    problems: list[str] = []
+    spec: SweepSpec | None = None
+    try:
+        spec = SweepSpec.model_validate(raw)
+    except ValidationError as error:
+        problems += _structural(error)
+    problems += _cross_checks(raw)
+    if problems or spec is None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise SpecError("\n  ".join([f"{where}: {count}; nothing was started", *problems]))
+    return spec
+
+
+_BRANCHES = ("[key]", "choices", "range", "literal['paper']")
+"""Parts that unions and key validators add to a location and that are not in the file."""
+
+
+def _structural(error: ValidationError) -> list[str]:
+    items = error.errors()
+    problems = []
+    for item in items:
+        location = item["loc"]
+        inner = [other["loc"] for other in items if len(other["loc"]) > len(location)]
+        if item["type"] == "too_short" and any(loc[: len(location)] == location for loc in inner):
+            continue  # it is short because its items, reported by themselves, are wrong
+        names = [str(part) for part in location]
+        shown = ".".join(
+            name
+            for index, name in enumerate(names)
+            if not (name in _BRANCHES and index) and not name.startswith("dict[")
+        )
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            message = f"unknown key{near(names[-1], known) or '; known here: ' + ', '.join(known)}"
+        elif item["type"] not in ("value_error", "missing"):
+            message += f" (found {item['input']!r})"
+        problems.append(f"{shown or 'spec'}: {message}")
+    return list(dict.fromkeys(problems))
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the table at ``location``."""
+    model: Any = SweepSpec
+    for part in location:
+        if part in ("choices", "range"):
+            model = Choices if part == "choices" else Range
+        elif part in getattr(model, "model_fields", {}):
+            model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _cross_checks(raw: dict[str, Any]) -> list[str]:
+    """Checks across keys, on whatever parts are valid by themselves, so that all come at once."""
+
+    def valid(key: str, value: Any) -> Any:
+        minimal = {"name": "x", "tasks": ["local/maze2d-umaze-v1"], "trials": 1}
+        minimal |= {"search": {"sigma": {"choices": [0]}}, "first_trials": []}
+        try:
+            return getattr(SweepSpec.model_validate({**minimal, key: value}), key)
+        except ValidationError:
+            return None
+
+    recipe = valid("recipe", raw.get("recipe", {}))
+    if recipe is None:
+        return []
+    search: dict[str, Parameter] = {}
+    problems = []
+    for name, parameter in (raw.get("search") or {}).items():
+        entry = valid("search", {name: parameter})
+        if entry is None:
+            continue
+        [(path, checked)] = entry.items()
+        if path in search:
+            problems.append(f"search.{name}: {label(path)} is searched twice")
+        search[path] = checked
+        problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
+
+    tasks = [task for task in raw.get("tasks") or [] if valid("tasks", [task])]
+    for task in tasks:
+        for index, point in enumerate(raw.get("first_trials", ["paper"]) or []):
+            values = (valid("first_trials", [point]) or [{}])[0]
+            if values == "paper":
+                values = paper_defaults(parse_dataset_name(task).task.name)
+                values = {path: value for path, value in values.items() if path in search}
+            for path, value in values.items():
+                where = f"first_trials.{index}.{label(path)}"
+                if path not in search:
+                    problems.append(f"{where}: not searched; set it under recipe instead")
+                elif not contains(search[path], value):
+                    problems.append(f"{where}: {value!r} lies outside search.{label(path)}")
+
+    resources_spec = valid("resources", raw.get("resources", {}))
+    for stage in ("teacher", "reward", "student") if resources_spec else ():
+        workers = getattr(resources_spec, stage).workers
+        batch = getattr(recipe, stage).optim.batch_size
+        if batch % workers:
+            problems.append(
+                f"resources.{stage}.workers: {workers} workers cannot share batch_size {batch} "
+                "evenly"
+            )
+    return list(dict.fromkeys(problems))
+
+
+def dump_spec(spec: SweepSpec) -> str:
+    """The whole spec, defaults included, as YAML that :func:`parse_spec` reads back."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

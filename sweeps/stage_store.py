@@ -1,0 +1,154 @@
+"""Content-addressed stages, one build per key.
+
+::
+
+    stages/<kind>-<key>/            model.safetensors, config.json, metrics.jsonl, manifest.json
+    stages/.building/<kind>-<key>/  the same in the making, with its training checkpoint
+    stages/.locks/<kind>-<key>.lock held by the one builder; the kernel frees it when that one dies
+
+A stage is there if and only if its manifest is: the manifest is written last and the folder then
+renamed into place. Whoever finds a key being built waits for it; if the builder dies, the next one
+goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ractd_core.config import Recipe
+from ractd_core.files import read_json, write_json
+from sweeps.canonical import key_of
+
+SCHEMA = 1
+MODEL = "model.safetensors"
+MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+Build = Callable[[Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """What defines a stage's result: nothing else is in its key.
+
+    ``parents`` maps the kind of each stage it is built from to that stage's name.
+    """
+
+    kind: str
+    recipe: Recipe
+    dataset: str
+    fingerprint: str
+    parents: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The part of the recipe that this kind of stage reads, and what it is trained on."""
+        recipe = self.recipe.model_dump(mode="json")
+        definition = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "config": recipe[self.kind],
+            "fingerprint": self.fingerprint,
+            "parents": self.parents,
+        }
+        if self.kind != "reward":
+            definition["window"] = recipe["window"]
+        return definition
+
+    @property
+    def name(self) -> str:
+        """``<kind>-<key>``, the stage's folder."""
+        return f"{self.kind}-{key_of(self.definition)}"
+
+
+class StageStore:
+    """The stages under ``root``, shared by everybody who uses the same storage."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        """Where the model of stage ``name`` lies once it is built."""
+        return self.root / name / MODEL
+
+    def building(self, name: str) -> Path:
+        """Where stage ``name`` lies while it is being built."""
+        return self.root / ".building" / name
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The manifest of stage ``name``, or None if it is not there or not intact.
+
+        A damaged stage is reported and removed, so that the next :meth:`ensure` builds it anew.
+        """
+        folder = self.root / name
+        if not (folder / MANIFEST).exists():
+            return None
+        try:
+            manifest: dict[str, Any] = read_json(folder / MANIFEST)
+            found = _sha256(folder / MODEL)
+            if found != manifest["model_sha256"]:
+                raise ValueError(f"{MODEL} has sha256 {found[:12]}..., not the manifest's")
+        except (OSError, ValueError, KeyError) as error:
+            _log.warning("stage %s is damaged (%s); it is built anew", name, error)
+            # Renamed first: a folder half removed must not look like a stage.
+            shutil.rmtree(_aside(folder), ignore_errors=True)
+            return None
+        return manifest
+
+    def ensure(self, request: StageRequest, build: Build) -> dict[str, Any]:
+        """The stage's manifest, after building it if nobody has.
+
+        ``build`` gets the folder to work in, which may hold an earlier attempt's checkpoint; it
+        must leave ``model.safetensors`` there and return what the manifest is to say of the run.
+        """
+        name = request.name
+        manifest = self.find(name)
+        if manifest is not None:
+            return manifest
+        lock = self.root / ".locks" / f"{name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            manifest = self.find(name)
+            if manifest is not None:
+                return manifest
+            folder = self.building(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            run = build(folder)
+            for leftover in folder.glob("checkpoint*"):
+                leftover.unlink()
+            config = request.definition["config"] | request.definition.get("window", {})
+            write_json(folder / "config.json", config)
+            manifest = {
+                "schema": SCHEMA,
+                "kind": request.kind,
+                "key": name.partition("-")[2],
+                "name": name,
+                "config": config,
+                "parents": request.parents,
+                "dataset": request.dataset,
+                "fingerprint": request.fingerprint,
+                "model_sha256": _sha256(folder / MODEL),
+                **run,
+            }
+            write_json(folder / MANIFEST, manifest)
+            folder.rename(self.root / name)
+        return manifest
+
+
+def _aside(folder: Path) -> Path:
+    aside = folder.with_name(f".damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,160 @@
+"""One trial: teacher and reward from the store, student, evaluation, record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from ractd_core.data.store import load
+from ractd_core.evaluate import evaluate
+from ractd_core.files import write_text
+from ractd_core.policy import PlanAndTrack, Planner
+from ractd_core.stages import make_stage
+from ractd_core.training import DivergedError, Metrics, Trainer
+from sweeps.build import ensure_stage
+from sweeps.layout import TaskContext, TrialPlan, versions
+from sweeps.ledger import Record
+from sweeps.jsonl import Row, append_row, read_rows
+from sweeps.spec import SELECTION_SEED
+from sweeps.stage_store import MODEL
+from sweeps.workers import Payload, Report, device, run_on_workers
+
+CURVE = "curve.jsonl"
+EPISODES = "episodes.csv"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def run_trial(payload: Payload, report: Report) -> None:
+    """Take the trial that ``payload`` describes to its record.
+
+    What goes wrong inside the trial (a loss that is not finite, an error) becomes a FAILED record
+    with its reason, so that the sweep goes on; only trouble with the storage is raised. A trial
+    that has a record is not run again: its scores are reported as they were.
+    """
+    plan = plan_of(payload)
+    if plan.context.folder.trials.get(plan.key) is not None:
+        for row in read_rows(plan.folder / CURVE):
+            report(row)
+        return
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    spec = plan.context.spec
+    scratch = plan.context.folder.scratch
+    try:
+        for kind in plan.student.parents:
+            stage = plan.context.request(kind, plan.recipe)
+            ensure_stage(plan.context.folder.store, stage, getattr(spec.resources, kind), scratch)
+        run_on_workers(train_student, payload, spec.resources.student, scratch, report)
+        close_trial(plan, payload["number"], "completed")
+    except OSError:
+        raise
+    except Exception as error:
+        write_text(plan.folder / "error.txt", traceback.format_exc())
+        close_trial(plan, payload["number"], "failed", failure_reason(error))
+
+
+def failure_reason(error: BaseException) -> str:
+    """One line for people; a divergence is found under whatever Ray Train wrapped around it."""
+    inner = [*getattr(error, "worker_failures", {}).values(), error.__cause__, error.__context__]
+    for each in (error, *inner):
+        if isinstance(each, DivergedError):
+            return f"diverged: {each}"
+    for each in inner:
+        if each is not None and failure_reason(each).startswith("diverged"):
+            return failure_reason(each)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def plan_of(payload: Payload) -> TrialPlan:
+    """The plan of a trial from its ``context``, ``values`` and ``number``."""
+    return TaskContext.from_json(payload["context"]).trial(payload["values"])
+
+
+def train_student(payload: Payload, report: Report) -> None:
+    """Train and score the student; on several workers, worker 0 scores and writes.
+
+    Leaves ``curve.jsonl``, ``model.safetensors`` and ``episodes.csv`` (the selection episodes) in
+    the trial's folder, and a checkpoint after every row of the curve.
+    """
+    plan, where = plan_of(payload), device()
+    spec, store = plan.context.spec.evaluation, plan.context.folder.store
+    parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
+    data = load(plan.context.dataset)
+    stage, normalizer = make_stage("student", plan.recipe, data, parents, where)
+    trainer = Trainer(
+        stage,
+        stage.optim,
+        seed=stage.seed,
+        device=where,
+        checkpoint=plan.folder / CHECKPOINT,
+        identity=plan.key,
+    )
+    for row in read_rows(plan.folder / CURVE, up_to=trainer.step):
+        report(row)
+    clock = time.monotonic()
+
+    def score(trainer: Trainer, metrics: Metrics) -> None:
+        nonlocal clock
+        row: Row = {"step": trainer.step, **metrics}
+        if trainer.rank == 0:
+            policy = PlanAndTrack(Planner(stage.result(trainer.ema, normalizer), where))
+            result = evaluate(policy, plan.context.dataset.task, selection_seeds(spec.episodes))
+            row |= {"score": result.score, "score_std": result.std, "episodes": spec.episodes}
+            row |= {"seconds": time.monotonic() - clock, "device": where.type}
+            append_row(plan.folder / CURVE, row)
+        clock = time.monotonic()
+        report(row)
+
+    trainer.run(every=spec.every, callback=score)
+    if trainer.rank == 0:
+        stage.result(trainer.ema, normalizer).save(plan.folder / MODEL)
+        policy = PlanAndTrack(Planner.load(plan.folder / MODEL, where))
+        seeds = selection_seeds(spec.selection_episodes)
+        write_text(
+            plan.folder / EPISODES, evaluate(policy, plan.context.dataset.task, seeds).csv()
+        )
+
+
+def selection_seeds(episodes: int) -> range:
+    """Seeds of the search; final evaluation never uses them."""
+    return range(SELECTION_SEED, SELECTION_SEED + episodes)
+
+
+def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = None) -> None:
+    """Write the trial's record from what lies in its folder, then drop its checkpoint."""
+    rows = read_rows(plan.folder / CURVE)
+    resources = plan.context.spec.resources.student
+    now = datetime.now(UTC)
+    seconds = sum(row["seconds"] for row in rows)
+    record: Record = {
+        "kind": "trial",
+        **plan.identity(),
+        "method": "ractd",
+        "number": number,
+        "status": status,
+        "reason": reason,
+        "steps": rows[-1]["step"] if rows else 0,
+        "seconds": round(seconds, 3),
+        "device": rows[-1]["device"] if rows else device().type,
+        "workers": resources.workers,
+        "selection": _selection(plan) if status == "completed" else None,
+        "finished": now.isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    plan.context.folder.trials.put(plan.key, record)
+    (plan.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _selection(plan: TrialPlan) -> dict[str, Any]:
+    result = pd.read_csv(plan.folder / EPISODES)
+    return {
+        "rule": "last",
+        "score": float(result["score"].mean()),
+        "std": float(result["score"].std()),
+        "episodes": len(result),
+        "first_seed": SELECTION_SEED,
+    }

@@ -1,0 +1,95 @@
+"""A stage on Ray Train workers, or in the caller's own process when there is one worker.
+
+What runs is a plain function of a JSON-like payload. Its results and checkpoints lie on storage, so
+a worker group that is started again goes on where the last one was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeps.jsonl import Row
+from sweeps.spec import StageResources
+
+Report = Callable[[Row], None]
+Payload = dict[str, Any]
+Work = Callable[[Payload, Report], None]
+
+TRAIN_ENVIRONMENT = {
+    # Every report waits for the controller's next look at its workers; 2 s is the default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+
+
+def device() -> torch.device:
+    """The accelerator given to this process, else its CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_threads(cpus: float) -> None:
+    """Let torch use the CPUs that were asked for, not all of the machine's."""
+    torch.set_num_threads(max(1, int(cpus)))
+
+
+def run_on_workers(
+    work: Work,
+    payload: Payload,
+    resources: StageResources,
+    scratch: Path,
+    report: Report | None = None,
+) -> None:
+    """Call ``work(payload, report)`` on ``resources.workers`` processes and wait for its end.
+
+    Rank 0's rows reach ``report``, which must be Tune's own when given and there are several
+    workers. ``scratch`` takes Ray Train's files. Raises what ``work`` raised.
+    """
+    if resources.workers == 1:
+        use_threads(resources.cpus)
+        work(payload, report or (lambda row: None))
+        return
+    _run_train(work, payload, resources, scratch, forward=report is not None)
+
+
+def _run_train(
+    work: Work, payload: Payload, resources: StageResources, scratch: Path, *, forward: bool
+) -> None:
+    from ray import train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ.update(TRAIN_ENVIRONMENT)
+    gpus = resources.gpus > 0
+
+    def loop(config: Payload) -> None:
+        use_threads(resources.cpus)
+        # Every worker must report, so that none runs ahead; rank 0's rows are the ones kept.
+        work(config, (lambda row: train.report(row)) if forward else (lambda row: None))
+
+    TorchTrainer(
+        loop,
+        train_loop_config=payload,
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus}
+            if gpus
+            else {"CPU": resources.cpus},
+        ),
+        run_config=train.RunConfig(
+            # Resuming is our checkpoints' business: a name of its own keeps Train from restoring.
+            name=f"train-{uuid.uuid4().hex[:8]}",
+            storage_path=str(scratch),
+            callbacks=[TuneReportCallback()] if forward else [],
+            failure_config=train.FailureConfig(max_failures=2, controller_failure_limit=2),
+        ),
+    ).fit()
