@@ -22,7 +22,9 @@ from cluster.protocol import Job, JobError, JobState, JobStatus, check_name
 _POLL = 0.1
 # The shell only waits and writes down how the command ended. Its trap keeps it alive through a
 # signal to the whole group, and unlike an ignored signal it is not inherited by the command.
-_SUPERVISE = """trap : INT TERM; out=$1; shift; "$@"; echo $? > "$out.part"; mv "$out.part" "$out" """
+_SUPERVISE = (
+    """trap : INT TERM; out=$1; shift; "$@"; echo $? > "$out.part"; mv "$out.part" "$out" """
+)
 _INTERRUPTED = (130, 128 + signal.SIGTERM)
 
 

@@ -37,6 +37,4 @@ def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Laten
             torch.cuda.synchronize()
         if index >= 0:
             taken.append(1000 * (time.perf_counter() - start))
-    return Latency(
-        float(np.median(taken)), float(np.percentile(taken, 95)), batch, repetitions
-    )
+    return Latency(float(np.median(taken)), float(np.percentile(taken, 95)), batch, repetitions)

@@ -47,7 +47,7 @@ class Draws:
 
     @property
     def rows(self) -> int:
-        """This worker's share of the batch."""
+        """Rows of the batch that are this worker's."""
         return self._batch // self._workers
 
     def _share(self, values: Tensor) -> Tensor:

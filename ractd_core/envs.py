@@ -43,11 +43,11 @@ class Maze2d(gym.Env[Array, Array]):
         if task.domain != "maze2d":
             raise ValueError(f"{task.name} is a {task.domain} task, not a maze2d one")
         gym.register_envs(gymnasium_robotics)
-        maze = gym.make(
+        maze: Any = gym.make(
             task.env_id, continuing_task=True, reset_target=False, max_episode_steps=None
         )
         # The wrappers check spaces on every step; the physics needs none of it.
-        self._maze: Any = maze.unwrapped
+        self._maze = maze.unwrapped
         grid = self._maze.maze
         self._shape = (grid.map_length, grid.map_width)
         self.task = task

@@ -95,6 +95,7 @@ class PlanAndTrack:
         if self._step < self._plans.shape[1]:
             waypoint, velocity = np.split(self._plans[:, self._step], 2, axis=1)
         else:
-            waypoint, velocity = self._plans[:, -1, :2], 0.0
+            waypoint = self._plans[:, -1, :2]
+            velocity = np.zeros_like(waypoint)
         position, speed = np.split(observations, 2, axis=1)
         return (waypoint - position) + (velocity - speed)

@@ -164,7 +164,7 @@ class Trainer:
         return {**info, "grad_norm": norm.detach()}
 
     def _stage_after_step(self) -> None:
-        stage: Stage = self.stage  # type: ignore[assignment]  # an nn.Module and a Stage
+        stage: Stage = self.stage
         stage.after_step()
 
     def _check_finite(self, info: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from ractd_core.data.store import load
 from ractd_core.stages import make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
-from sweeps.jsonl import append_row, read_rows
+from sweeps.jsonl import Row, append_row, read_rows
 from sweeps.spec import StageResources
 from sweeps.stage_store import MODEL, StageRequest, StageStore
 from sweeps.workers import Payload, Report, device, run_on_workers
@@ -73,7 +73,7 @@ def train_stage(payload: Payload, report: Report) -> None:
     def log(trainer: Trainer, metrics: Metrics) -> None:
         nonlocal clock
         now = time.monotonic()
-        row = {"step": trainer.step, "total": stage.optim.steps, **metrics}
+        row: Row = {"step": trainer.step, "total": stage.optim.steps, **metrics}
         row |= {"seconds": now - clock, "device": where.type}
         clock = now
         if trainer.rank == 0:
@@ -84,5 +84,3 @@ def train_stage(payload: Payload, report: Report) -> None:
     if trainer.rank == 0:
         stage.result(trainer.ema, normalizer).save(folder / MODEL)
         load_checkpoint(folder / MODEL)
-
-

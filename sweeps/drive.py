@@ -1,4 +1,4 @@
-"""``python -m sweeps.drive STORAGE NAME``: the driver's process, from its environment to its exit."""
+"""``python -m sweeps.drive STORAGE NAME``: the driver's process."""
 
 from __future__ import annotations
 

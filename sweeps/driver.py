@@ -190,8 +190,8 @@ class Driver:
         if best is None or not todo:
             return
         self.say(
-            f"{context.dataset}: trial {best['number']} wins with {best['selection']['score']:.1f}; "
-            f"evaluating {', '.join(todo)} on {self.spec.evaluation.final_episodes} fresh seeds"
+            f"{context.dataset}: trial {best['number']} wins "
+            f"with {best['selection']['score']:.1f}; evaluating {', '.join(todo)} on {self.spec.evaluation.final_episodes} fresh seeds"
         )
         student = self.spec.resources.student
         alone = student.workers == 1

@@ -109,9 +109,7 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
     context.folder.rows.put(key, record)
 
 
-def _model(
-    plan: TrialPlan, best: Record, method: str
-) -> tuple[Path, StageRequest, dict[str, Any]]:
+def _model(plan: TrialPlan, best: Record, method: str) -> tuple[Path, StageRequest, dict[str, Any]]:
     """The row's model, built if need be, and what its training took."""
     context = plan.context
     taken = ("steps", "seconds", "device", "workers")

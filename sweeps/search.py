@@ -24,9 +24,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ractd_core.files import write_bytes
+from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
-from sweeps.jsonl import read_rows
 from sweeps.search_space import Choices, Parameter, Scalar, label
 from sweeps.spec import PrunerSpec
 from sweeps.trial import CURVE, close_trial
@@ -123,7 +123,7 @@ class StudySearch(Searcher):
                 "values": plan.values,
                 "number": trial.number,
             }
-        return Searcher.FINISHED
+        return str(Searcher.FINISHED)
 
     def should_prune(self, trial_id: str, step: int, score: float) -> bool:
         """Report a score at a training step and ask the pruner."""
@@ -227,9 +227,7 @@ class StudySearch(Searcher):
 
     def _tell(self, number: int, record: Record) -> None:
         value = _value(record)
-        self.study.tell(
-            number, value, state=_STATES[record["status"]], skip_if_finished=True
-        )
+        self.study.tell(number, value, state=_STATES[record["status"]], skip_if_finished=True)
 
     def _records(self) -> dict[str, Record]:
         task = str(self.context.dataset)
@@ -252,8 +250,8 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ask the pruner about the score just reported."""
         if self._search.should_prune(trial.trial_id, result["step"], result["score"]):
-            return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
 
 
 def _value(record: Record) -> float | None:

@@ -16,9 +16,9 @@ from ractd_core.policy import PlanAndTrack, Planner
 from ractd_core.stages import make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
 from sweeps.build import ensure_stage
+from sweeps.jsonl import Row, append_row, read_rows
 from sweeps.layout import TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
-from sweeps.jsonl import Row, append_row, read_rows
 from sweeps.spec import SELECTION_SEED
 from sweeps.stage_store import MODEL
 from sweeps.workers import Payload, Report, device, run_on_workers
@@ -114,9 +114,7 @@ def train_student(payload: Payload, report: Report) -> None:
         stage.result(trainer.ema, normalizer).save(plan.folder / MODEL)
         policy = PlanAndTrack(Planner.load(plan.folder / MODEL, where))
         seeds = selection_seeds(spec.selection_episodes)
-        write_text(
-            plan.folder / EPISODES, evaluate(policy, plan.context.dataset.task, seeds).csv()
-        )
+        write_text(plan.folder / EPISODES, evaluate(policy, plan.context.dataset.task, seeds).csv())
 
 
 def selection_seeds(episodes: int) -> range:

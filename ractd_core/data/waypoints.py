@@ -42,9 +42,7 @@ class WaypointController:
     def __init__(self, env: Maze2d, rng: np.random.Generator) -> None:
         self._env = env
         self._rng = rng
-        self._distances = {
-            cell: distances_to(cell, set(env.free_cells)) for cell in env.free_cells
-        }
+        self._distances = {cell: distances_to(cell, set(env.free_cells)) for cell in env.free_cells}
         self._waypoints: list[Array] = []
         self._previous = np.zeros(2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -50,7 +51,7 @@ def sample_heun(
         clean = denoise(x, t, cond)
         return clean if clamp is None else clean.clamp(-clamp, clamp)
 
-    for index, (t, s) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for index, (t, s) in enumerate(itertools.pairwise(sigmas)):
         x = heun_step(bounded, x, t.expand(len(x)), s.expand(len(x)), cond)
         if callback is not None:
             callback(index, x)

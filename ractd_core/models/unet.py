@@ -6,6 +6,7 @@ level, the stop level (student only) and the conditioning states.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -116,7 +117,7 @@ class TemporalUNet(nn.Module):
         self.middle = level(widths[-1], widths[-1])
         self.grow = nn.ModuleList(
             nn.ConvTranspose1d(wide, narrow, 4, stride=2, padding=1)
-            for narrow, wide in reversed(list(zip(widths[:-1], widths[1:], strict=True)))
+            for narrow, wide in reversed(list(itertools.pairwise(widths)))
         )
         self.up = nn.ModuleList(level(2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Sequential(
