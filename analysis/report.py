@@ -17,6 +17,7 @@ from analysis.summary import failure_lines, headlines
 from analysis.tables import (
     PUBLISHED,
     benchmark_table,
+    benchmark_terminal,
     benchmark_text,
     to_markdown,
     trials_table,
@@ -60,12 +61,12 @@ def write_report(storage: Path, name: str, out: Path | None = None) -> Report:
         page=folder / "index.html",
         benchmark_csv=folder / "benchmark.csv",
         trials_csv=folder / "trials.csv",
-        table=to_markdown(benchmark_text(benchmark)),
+        table=benchmark_terminal(benchmark),
         headlines=lines,
     )
     _write(report.benchmark_csv, benchmark.to_csv(index=False))
     _write(report.trials_csv, trials.to_csv(index=False))
-    _write(report.markdown, _markdown(sweep, lines, report.table, trials))
+    _write(report.markdown, _markdown(sweep, lines, to_markdown(benchmark_text(benchmark)), trials))
     _write(report.page, _page(sweep, lines, benchmark, trials))
     return report
 

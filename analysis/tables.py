@@ -89,6 +89,18 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def benchmark_terminal(table: pd.DataFrame) -> str:
+    """The benchmark table for a terminal: its narrow columns, under the dataset's name if one."""
+    text = benchmark_text(table)
+    local = table.loc[table["fingerprint"].notna(), "dataset"].unique()
+    heading = ""
+    if len(local) == 1:
+        heading = f"{local[0]}: normalized score, 95 % bootstrap interval over episodes\n\n"
+        text = text.drop(columns="dataset")
+    text = text.drop(columns=["episodes", "selection score", "training seeds", "fingerprint"])
+    return heading + text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
+
+
 def trials_table(sweep: Sweep) -> pd.DataFrame:
     """One line per finished trial, with every searched parameter as a column."""
     further = [name for name in sweep.trials.columns if name.startswith(PARAM_PREFIX)]

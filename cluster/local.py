@@ -25,7 +25,8 @@ _POLL = 0.1
 _SUPERVISE = (
     """trap : INT TERM; out=$1; shift; "$@"; echo $? > "$out.part"; mv "$out.part" "$out" """
 )
-_INTERRUPTED = (130, 128 + signal.SIGTERM)
+_SIGNALLED = 128
+_INTERRUPTED = (_SIGNALLED + signal.SIGINT, _SIGNALLED + signal.SIGTERM)
 
 
 class LocalBackend:
@@ -84,6 +85,8 @@ class LocalBackend:
             return JobStatus(JobState.LOST, detail="ended without an exit code")
         if code in _INTERRUPTED:
             return JobStatus(JobState.STOPPED, code, "stopped on request")
+        if code > _SIGNALLED:
+            return JobStatus(JobState.FAILED, code, f"killed by signal {code - _SIGNALLED}")
         state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
         return JobStatus(state, code, f"exit code {code}")
 

@@ -26,7 +26,7 @@ from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
-from sweeps.search import StudyScheduler, StudySearch
+from sweeps.search import QuietProgress, StudyScheduler, StudySearch
 from sweeps.search_space import Choices, apply
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
@@ -153,9 +153,10 @@ class Driver:
             capacity(student, available), self.spec.resources.concurrent_trials or sys.maxsize
         )
         alone = student.workers == 1
-        trial_resources = (
-            {"cpu": student.cpus, "gpu": student.gpus} if alone else {"cpu": 0.01, "gpu": 0}
-        )
+        # A trial that only waits for its workers must not take a share of a CPU from them, and
+        # Tune refuses trials that take nothing at all.
+        needs = {"CPU": student.cpus, "GPU": student.gpus} if alone else {"memory": 1e6}
+        trial_resources = tune.PlacementGroupFactory([needs])
         self.say(f"{context.dataset}: {search.remaining} trials to run, {concurrent} at once")
         tuner = tune.Tuner(
             tune.with_resources(_tune_trial, trial_resources),
@@ -171,6 +172,7 @@ class Driver:
                 storage_path=str(self.folder.scratch),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
+                callbacks=[QuietProgress()],
             ),
         )
         with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(context)):
@@ -191,7 +193,8 @@ class Driver:
             return
         self.say(
             f"{context.dataset}: trial {best['number']} wins "
-            f"with {best['selection']['score']:.1f}; evaluating {', '.join(todo)} on {self.spec.evaluation.final_episodes} fresh seeds"
+            f"with {best['selection']['score']:.1f}; evaluating {', '.join(todo)} "
+            f"on {self.spec.evaluation.final_episodes} fresh seeds"
         )
         student = self.spec.resources.student
         alone = student.workers == 1

@@ -20,6 +20,7 @@ from optuna.distributions import IntDistribution as IntRange
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -252,6 +253,19 @@ class StudyScheduler(FIFOScheduler):
         if self._search.should_prune(trial.trial_id, result["step"], result["score"]):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
+
+
+class QuietProgress(TrialProgressCallback):
+    """Tune's printer of trials, silenced: the driver says how each trial ended."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
 
 
 def _value(record: Record) -> float | None:

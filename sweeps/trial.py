@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from ractd_core.data.store import load
 from ractd_core.evaluate import evaluate
@@ -26,6 +27,7 @@ from sweeps.workers import Payload, Report, device, run_on_workers
 CURVE = "curve.jsonl"
 EPISODES = "episodes.csv"
 CHECKPOINT = "checkpoint.safetensors"
+_REASON_LENGTH = 300
 
 
 def run_trial(payload: Payload, report: Report) -> None:
@@ -36,11 +38,17 @@ def run_trial(payload: Payload, report: Report) -> None:
     that has a record is not run again: its scores are reported as they were.
     """
     plan = plan_of(payload)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    # The process of a driver that was just killed may be at it for another second.
+    with FileLock(plan.folder / "lock"):
+        _run(plan, payload, report)
+
+
+def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
     if plan.context.folder.trials.get(plan.key) is not None:
         for row in read_rows(plan.folder / CURVE):
             report(row)
         return
-    plan.folder.mkdir(parents=True, exist_ok=True)
     spec = plan.context.spec
     scratch = plan.context.folder.scratch
     try:
@@ -56,17 +64,12 @@ def run_trial(payload: Payload, report: Report) -> None:
         close_trial(plan, payload["number"], "failed", failure_reason(error))
 
 
-def failure_reason(error: BaseException) -> str:
-    """One line for people; a divergence is found under whatever Ray Train wrapped around it."""
-    inner = [*getattr(error, "worker_failures", {}).values(), error.__cause__, error.__context__]
-    for each in (error, *inner):
-        if isinstance(each, DivergedError):
-            return f"diverged: {each}"
-    for each in inner:
-        if each is not None and failure_reason(each).startswith("diverged"):
-            return failure_reason(each)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+def failure_reason(error: Exception) -> str:
+    """One line for people; the whole traceback lies in ``error.txt``."""
+    if isinstance(error, DivergedError):
+        return f"diverged: {error}"
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]
 
 
 def plan_of(payload: Payload) -> TrialPlan:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ractd_core.files import write_text
+from ractd_core.training import DivergedError
 from sweeps.jsonl import Row
 from sweeps.spec import StageResources
 
@@ -68,11 +70,18 @@ def _run_train(
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.update(TRAIN_ENVIRONMENT)
     gpus = resources.gpus > 0
+    # Resuming is our checkpoints' business: a name of its own keeps Train from restoring.
+    name = f"train-{uuid.uuid4().hex[:8]}"
+    diverged = scratch / f"{name}.diverged"
 
     def loop(config: Payload) -> None:
         use_threads(resources.cpus)
         # Every worker must report, so that none runs ahead; rank 0's rows are the ones kept.
-        work(config, (lambda row: train.report(row)) if forward else (lambda row: None))
+        try:
+            work(config, (lambda row: train.report(row)) if forward else (lambda row: None))
+        except DivergedError as error:
+            # All workers see it at the same step. Raised here, it would only be tried again.
+            write_text(diverged, str(error))
 
     TorchTrainer(
         loop,
@@ -86,10 +95,11 @@ def _run_train(
             else {"CPU": resources.cpus},
         ),
         run_config=train.RunConfig(
-            # Resuming is our checkpoints' business: a name of its own keeps Train from restoring.
-            name=f"train-{uuid.uuid4().hex[:8]}",
+            name=name,
             storage_path=str(scratch),
             callbacks=[TuneReportCallback()] if forward else [],
             failure_config=train.FailureConfig(max_failures=2, controller_failure_limit=2),
         ),
     ).fit()
+    if diverged.exists():
+        raise DivergedError(diverged.read_text())

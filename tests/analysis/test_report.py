@@ -49,7 +49,7 @@ def test_full_report(full: SweepBuilder) -> None:
         "trials.csv",
     ]
     markdown = report.markdown.read_text()
-    assert report.table in markdown
+    assert "| ractd " in markdown
     for line in report.headlines:
         assert f"- {line}" in markdown
     assert len(pd.read_csv(report.benchmark_csv)) == 6

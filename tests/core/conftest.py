@@ -1,0 +1,101 @@
+"""Small data and small trained models, made once; every test writes under its own folder only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ractd_core.config import Recipe
+from ractd_core.data.collect import collect_maze2d
+from ractd_core.data.flat import FlatDataset
+from ractd_core.stages import make_stage
+from ractd_core.tasks import DatasetName, parse_dataset_name
+from ractd_core.training import Trainer
+
+torch.set_num_threads(1)
+
+_NETWORK = {"widths": [8], "patch": 4, "groups": 4, "embed_dim": 8}
+_OPTIM = {"steps": 20, "batch_size": 8, "warmup_steps": 4}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("RACTD_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def umaze() -> DatasetName:
+    return parse_dataset_name("local/maze2d-umaze-v1")
+
+
+@pytest.fixture(scope="session")
+def umaze_data(umaze: DatasetName) -> FlatDataset:
+    """3000 transitions of the umaze, seed 0, no action noise."""
+    return collect_maze2d(umaze, 3000, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """Every stage, as small as it gets: horizon 16, one level of 8 channels, 20 steps."""
+    return Recipe.model_validate(
+        {
+            "window": {"horizon": 16},
+            "teacher": {"network": _NETWORK, "optim": _OPTIM},
+            "reward": {"widths": [8], "optim": _OPTIM},
+            "student": {"optim": _OPTIM},
+            "regression": {"network": _NETWORK, "optim": _OPTIM},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def models(
+    tmp_path_factory: pytest.TempPathFactory, umaze_data: FlatDataset, tiny: Recipe
+) -> dict[str, Path]:
+    """One trained model file per kind of stage."""
+    folder = tmp_path_factory.mktemp("models")
+    files: dict[str, Path] = {}
+    for kind in ("teacher", "reward", "student", "regression"):
+        stage, normalizer = make_stage(kind, tiny, umaze_data, files, torch.device("cpu"))
+        trainer = Trainer(stage, stage.optim, seed=stage.seed, device=torch.device("cpu"))
+        trainer.run(every=20)
+        files[kind] = folder / f"{kind}.safetensors"
+        stage.result(trainer.ema, normalizer).save(files[kind])
+    return files
+
+
+@pytest.fixture(scope="session")
+def flat() -> Callable[..., FlatDataset]:
+    """A data set with the given numbers of transitions per episode, filled from ``seed``."""
+
+    def build(
+        transitions: list[int],
+        *,
+        seed: int = 0,
+        terminated: list[bool] | None = None,
+        rewards: list[float] | None = None,
+        dims: int = 4,
+    ) -> FlatDataset:
+        rng = np.random.default_rng(seed)
+        bounds = np.concatenate([[0], np.cumsum(np.array(transitions) + 1)]).astype(np.int64)
+        rows = int(bounds[-1])
+        final = np.zeros(rows, dtype=bool)
+        final[bounds[1:] - 1] = True
+        paid = np.zeros(rows)
+        paid[~final] = rng.normal(size=sum(transitions)) if rewards is None else rewards
+        forces = np.where(final[:, None], 0.0, rng.uniform(-1, 1, (rows, 2)))
+        return FlatDataset(
+            name="made/by-hand",
+            observations=rng.normal(size=(rows, dims)).astype(np.float32),
+            actions=forces.astype(np.float32),
+            rewards=paid.astype(np.float32),
+            bounds=bounds,
+            terminated=np.array(terminated or [False] * len(transitions), dtype=np.bool_),
+        )
+
+    return build

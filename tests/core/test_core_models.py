@@ -1,0 +1,161 @@
+"""Networks: shapes, sizes against the released ones, and what must be zero at the start."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ractd_core.config import UNetConfig
+from ractd_core.models.unet import FiLM, TemporalUNet, sinusoid
+from ractd_core.models.value import ValueMLP
+
+
+def millions(network: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_the_output_has_the_inputs_shape(
+    dims: int, levels: int, patch: int, repeats: int, batch: int, stop_time: bool
+) -> None:
+    config = UNetConfig(widths=(4, 8, 12)[:levels], patch=patch, groups=4, embed_dim=4)
+    network = TemporalUNet(dims, 3, config, stop_time=stop_time)
+    horizon = repeats * config.horizon_multiple
+    x = torch.randn(batch, horizon, dims)
+    t = torch.linspace(-900, 900, batch)
+    out = network(x, t, t if stop_time else None, torch.randn(batch, 3))
+    assert out.shape == x.shape
+    assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize(
+    ("dims", "cond", "widths", "embed", "teacher", "student"),
+    [
+        (3, 11, (512, 1024, 2048), 128, 248, 252),
+        (4, 8, (256, 512, 1024), 256, 65, 69),
+        (4, 8, (512, 1024, 2048), 256, 252, 259),
+        (4, 8, (256, 512, 1024, 2048), 256, 256, 264),
+    ],
+    ids=["gym", "umaze", "medium", "large"],
+)
+def test_the_released_networks_have_their_known_sizes(
+    dims: int, cond: int, widths: tuple[int, ...], embed: int, teacher: float, student: float
+) -> None:
+    config = UNetConfig(widths=widths, patch=1, groups=8, embed_dim=embed)
+    with torch.device("meta"):
+        plain = TemporalUNet(dims, cond, config)
+        stopped = TemporalUNet(dims, cond, config, stop_time=True)
+    assert millions(plain) == pytest.approx(teacher, abs=0.6)
+    assert millions(stopped) == pytest.approx(student, abs=0.6)
+
+
+def test_every_row_is_computed_on_its_own() -> None:
+    torch.manual_seed(0)
+    network = TemporalUNet(4, 8, UNetConfig(widths=(8, 8), patch=4, groups=4, embed_dim=8))
+    x, t, cond = torch.randn(6, 16, 4), torch.linspace(-5, 5, 6), torch.randn(6, 8)
+    together = network(x, t, None, cond)
+    for row in range(6):
+        one = slice(row, row + 1)
+        torch.testing.assert_close(network(x[one], t[one], None, cond[one]), together[one])
+
+
+def test_every_input_matters() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(8, 8), patch=4, groups=4, embed_dim=8)
+    network = TemporalUNet(4, 8, config, stop_time=True)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(1, 32, 4, requires_grad=True)
+    cond = torch.randn(1, 8, requires_grad=True)
+    t, stop = torch.tensor([3.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    out = network(x, t, stop, cond)
+    for wanted in (x, t, stop, cond):
+        (gradient,) = torch.autograd.grad(out.square().sum(), wanted, retain_graph=True)
+        assert bool((gradient != 0).all())
+    # Every output state depends on the plan's far end, through the coarse level.
+    (gradient,) = torch.autograd.grad(out[0, 0].sum(), x)
+    assert bool((gradient[0, -1] != 0).any())
+
+
+def test_the_stop_time_enters_through_weights_that_start_at_zero() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(8,), patch=4, groups=4, embed_dim=8)
+    network = TemporalUNet(4, 8, config, stop_time=True)
+    x, t, cond = torch.randn(3, 16, 4), torch.tensor([-900.0, 0.0, 900.0]), torch.randn(3, 8)
+    stops = [module for module in network.modules() if isinstance(module, FiLM)]
+    assert len(stops) == 4
+    for film in stops:
+        assert film.stop is not None
+        assert not film.stop.weight.any()
+    early = network(x, t, torch.full((3,), -978.0), cond)
+    assert torch.equal(early, network(x, t, torch.full((3,), 1000.0), cond))
+    network(x, t, t, cond).square().sum().backward()
+    for film in stops:
+        assert film.stop is not None
+        assert film.stop.weight.grad is not None
+        assert film.stop.weight.grad.any()
+        nn.init.ones_(film.stop.weight)
+    assert not torch.equal(
+        network(x, t, torch.full((3,), -978.0), cond), network(x, t, torch.full((3,), 0.0), cond)
+    )
+
+
+def test_film_scales_and_shifts_channels() -> None:
+    film = FiLM(2, 1, 3, stop_time=False)
+    with torch.no_grad():
+        film.linear.weight.zero_()
+        film.linear.bias.copy_(torch.tensor([2.0, 3.0, 4.0, 0.5, 0.0, -0.5]))
+    h = torch.ones(1, 3, 5)
+    out = film(h, torch.zeros(1, 3), None)
+    torch.testing.assert_close(out[0, :, 0], torch.tensor([2.5, 3.0, 3.5]))
+    assert out.shape == h.shape
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(8,), patch=4, groups=4, embed_dim=8)
+    network = TemporalUNet(4, 8, config, dropout=0.3)
+    args = (torch.randn(2, 16, 4), torch.zeros(2), None, torch.randn(2, 8))
+    network.train()
+    assert not torch.equal(network(*args), network(*args))
+    network.eval()
+    assert torch.equal(network(*args), network(*args))
+
+
+@given(st.floats(-1000, 1100), st.integers(2, 32))
+def test_the_embedding_is_sines_and_cosines(value: float, half: int) -> None:
+    found = sinusoid(torch.tensor([value]), 2 * half)
+    assert found.shape == (1, 2 * half)
+    for index in range(half):
+        angle = value / 10_000 ** (index / (half - 1))
+        assert float(found[0, index]) == pytest.approx(math.sin(angle), abs=1e-3)
+        assert float(found[0, half + index]) == pytest.approx(math.cos(angle), abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 3, 7)])
+def test_the_reward_model_maps_states_to_numbers(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    value = ValueMLP(4, [8, 6])
+    x = torch.randn(*shape, 4)
+    scores = value(x)
+    assert scores.shape == shape
+    flat = torch.stack([value(row) for row in x.reshape(-1, 4)])
+    torch.testing.assert_close(scores.flatten(), flat)
+
+
+def test_the_released_reward_model_has_its_known_size() -> None:
+    # 344 thousand parameters in use, for actions and observations of a Gym task.
+    assert 1000 * millions(ValueMLP(14, [64, 128, 256])) == pytest.approx(344, abs=3)
