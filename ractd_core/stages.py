@@ -99,7 +99,7 @@ def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> M
     return Model(network.eval().requires_grad_(False), normalizer, about)
 
 
-class _StageModule(nn.Module):
+class StageModule(nn.Module):
     """A stage with nothing to do after a step; ``network`` is the only part that trains."""
 
     network: nn.Module
@@ -115,7 +115,7 @@ class _StageModule(nn.Module):
         return Model(network, normalizer, self.about)
 
 
-class TeacherStage(_StageModule):
+class TeacherStage(StageModule):
     """EDM denoising of windows."""
 
     def __init__(self, config: TeacherConfig, windows: PlanWindows, about: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class TeacherStage(_StageModule):
         return teacher_loss(self.network, x0, cond, draws, self.config.times, self.config.distance)
 
 
-class RegressionStage(_StageModule):
+class RegressionStage(StageModule):
     """The plan regressed on its ends."""
 
     def __init__(
@@ -147,7 +147,7 @@ class RegressionStage(_StageModule):
         return regression_loss(self.network, x0, cond)
 
 
-class RewardStage(_StageModule):
+class RewardStage(StageModule):
     """Normalized return-to-go regressed on normalized states."""
 
     def __init__(
@@ -168,7 +168,7 @@ class RewardStage(_StageModule):
         return value_loss(self.network, self.states[rows], self.targets[rows])
 
 
-class StudentStage(_StageModule):
+class StudentStage(StageModule):
     """One-step distillation of a frozen teacher under a frozen reward model."""
 
     def __init__(
@@ -216,7 +216,7 @@ class StudentStage(_StageModule):
 
 def make_stage(
     kind: str, recipe: Recipe, data: FlatDataset, parents: dict[str, Path], device: torch.device
-) -> tuple[_StageModule, LimitsNormalizer]:
+) -> tuple[StageModule, LimitsNormalizer]:
     """The stage ``kind`` of ``recipe`` on ``data``, ready to train, and the data's normalizer.
 
     ``parents`` holds the model files of teacher and reward when ``kind`` is ``student``. Initial

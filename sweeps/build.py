@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ractd_core.checkpoint import load_checkpoint
 from ractd_core.config import Recipe
 from ractd_core.data.store import load
 from ractd_core.stages import make_stage
@@ -83,4 +82,3 @@ def train_stage(payload: Payload, report: Report) -> None:
     trainer.run(every=max(1, stage.optim.steps // _REPORTS), callback=log)
     if trainer.rank == 0:
         stage.result(trainer.ema, normalizer).save(folder / MODEL)
-        load_checkpoint(folder / MODEL)

@@ -177,6 +177,8 @@ class Driver:
         )
         with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(context)):
             tuner.fit()
+        if search.remaining > 0:
+            self.say(f"{context.dataset}: the search space holds {search.remaining} trials fewer")
 
     def _announce(self, record: Record) -> None:
         params = ", ".join(f"{key} {_number(value)}" for key, value in record["params"].items())

@@ -22,7 +22,8 @@ _ENVIRONMENT = {
     # Ctrl-C is the driver's to handle: Tune would take it as "finish gracefully".
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A stage that asks for no GPU sees none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     **TRAIN_ENVIRONMENT,
 }
 

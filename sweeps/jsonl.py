@@ -18,12 +18,15 @@ def read_rows(path: Path, up_to: int | None = None) -> list[Row]:
     A line that is not JSON ends the reading: what follows it was never finished.
     """
     rows: list[Row] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return rows
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
     return rows if up_to is None else [row for row in rows if row["step"] <= up_to]
 
 

@@ -89,7 +89,7 @@ class StageStore:
         A damaged stage is reported and removed, so that the next :meth:`ensure` builds it anew.
         """
         folder = self.root / name
-        if not (folder / MANIFEST).exists():
+        if not folder.exists():
             return None
         try:
             manifest: dict[str, Any] = read_json(folder / MANIFEST)

@@ -77,8 +77,11 @@ def make_local(
             )
             _write_minari(name, data, recipe)
             return True
-    except PermissionError as error:
-        raise DataError(f"cannot write datasets under {root}: {error}") from error
+    except OSError as error:
+        raise DataError(
+            f"cannot write datasets under {root} ({error}); set MINARI_DATASETS_PATH to a folder "
+            "that can be written"
+        ) from error
 
 
 def load(name: DatasetName) -> FlatDataset:
