@@ -31,7 +31,7 @@ _CHECK_EVERY = 10
 _log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-Callback = Callable[["Trainer", Metrics], None]
+Callback = Callable[["Trainer", Metrics], bool | None]
 
 
 class DivergedError(RuntimeError):
@@ -107,8 +107,9 @@ class Trainer:
         """Train to ``config.steps``.
 
         After every ``every`` steps and at the end, ``callback`` is called with the means of the
-        metrics since the last call, on every worker, and then a checkpoint is written. Raises
-        :class:`DivergedError` before anything not finite is saved.
+        metrics since the last call, on every worker, and then a checkpoint is written. If it
+        returns True on worker 0, training ends early on all of them. Raises :class:`DivergedError`
+        before anything not finite is saved.
         """
         sums: dict[str, Tensor] = {}
         count = 0
@@ -121,9 +122,11 @@ class Trainer:
             if due or self.step % _CHECK_EVERY == 0:
                 self._check_finite(info)
             if due:
-                callback(self, self._means(sums, count))
+                stop = callback(self, self._means(sums, count))
                 sums, count = {}, 0
                 self.save()
+                if self._agreed(bool(stop)):
+                    return
 
     def save(self) -> None:
         """Write the checkpoint (worker 0 only), if a path was given."""
@@ -171,6 +174,14 @@ class Trainer:
         bad = [key for key, value in info.items() if not torch.isfinite(value)]
         if bad:
             raise DivergedError(f"{', '.join(bad)} not finite at step {self.step}")
+
+    def _agreed(self, stop: bool) -> bool:
+        """Worker 0's answer, on every worker."""
+        if self.workers == 1:
+            return stop
+        answer = torch.tensor(stop, dtype=torch.uint8, device=self.device)
+        torch.distributed.broadcast(answer, src=0)
+        return bool(answer)
 
     def _means(self, sums: dict[str, Tensor], count: int) -> Metrics:
         means = torch.stack([value.float() for value in sums.values()]) / count

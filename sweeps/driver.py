@@ -26,7 +26,7 @@ from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
-from sweeps.search import QuietProgress, StudyScheduler, StudySearch
+from sweeps.search import QuietProgress, StudySearch
 from sweeps.search_space import Choices, apply
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
@@ -162,10 +162,9 @@ class Driver:
             tune.with_resources(_tune_trial, trial_resources),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=StudyScheduler(search),
                 num_samples=search.remaining,
                 max_concurrent_trials=concurrent,
-                reuse_actors=alone,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=context.dataset.task.name,

@@ -52,9 +52,7 @@ def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
 
     ray.init(
         address="local",
-        # Ray's cleaner of stopped worker groups asks the dashboard; without one they stay for ever.
-        include_dashboard=resources.student.workers > 1,
-        dashboard_host="127.0.0.1",
+        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=_OBJECT_STORE_BYTES,

@@ -21,16 +21,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ractd_core.files import write_bytes
+from ractd_core.files import write_bytes, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Choices, Parameter, Scalar, label
 from sweeps.spec import PrunerSpec
-from sweeps.trial import CURVE, close_trial
+from sweeps.trial import CURVE, STOP, close_trial
 
 _DUPLICATES = 50
 _STATES = {
@@ -100,7 +99,6 @@ class StudySearch(Searcher):
             for path, parameter in spec.search.items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
-        self._pruned: set[str] = set()
         self.study = self._open()
         self._unfinished = self._agree_with_ledger()
 
@@ -126,22 +124,16 @@ class StudySearch(Searcher):
             }
         return str(Searcher.FINISHED)
 
-    def should_prune(self, trial_id: str, step: int, score: float) -> bool:
-        """Report a score at a training step and ask the pruner."""
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the study a score, and ask the trial to stop if the pruner gives it up."""
         trial, plan = self._trials[trial_id]
         with warnings.catch_warnings():
             # A continued trial reports the steps again that the study knows already.
             warnings.simplefilter("ignore")
-            trial.report(score, step)
+            trial.report(result["score"], result["step"])
         # A trial at its last step is about to write its record: stopping it would gain nothing.
-        at_the_end = step >= plan.recipe.student.optim.steps
-        has_record = self.context.folder.trials.get(plan.key) is not None
-        if not at_the_end and not has_record and trial.should_prune():
-            self._pruned.add(trial_id)
-        return trial_id in self._pruned
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the scheduler has reported it."""
+        if result["step"] < plan.recipe.student.optim.steps and trial.should_prune():
+            write_text(plan.folder / STOP, "below the median of earlier trials")
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -149,11 +141,8 @@ class StudySearch(Searcher):
         """Make sure there is a record, and tell the study what it says."""
         trial, plan = self._trials.pop(trial_id)
         ledger = self.context.folder.trials
-        if ledger.get(plan.key) is None:
-            if trial_id in self._pruned:
-                close_trial(plan, trial.number, "pruned", "below the median of earlier trials")
-            elif error:
-                close_trial(plan, trial.number, "failed", "its process ended without a word")
+        if error and ledger.get(plan.key) is None:
+            close_trial(plan, trial.number, "failed", "its process ended without a word")
         record = ledger.get(plan.key)
         if record is not None:
             self._tell(trial.number, record)
@@ -239,20 +228,6 @@ class StudySearch(Searcher):
 
     def _plan(self, params: dict[str, Scalar]) -> TrialPlan:
         return self.context.trial({self._space[name][0]: value for name, value in params.items()})
-
-
-class StudyScheduler(FIFOScheduler):
-    """Stops the trials that the study's pruner gives up; decides from the study alone."""
-
-    def __init__(self, search: StudySearch) -> None:
-        super().__init__()
-        self._search = search
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Ask the pruner about the score just reported."""
-        if self._search.should_prune(trial.trial_id, result["step"], result["score"]):
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
 
 
 class QuietProgress(TrialProgressCallback):

@@ -27,6 +27,7 @@ from sweeps.workers import Payload, Report, device, run_on_workers
 CURVE = "curve.jsonl"
 EPISODES = "episodes.csv"
 CHECKPOINT = "checkpoint.safetensors"
+STOP = "stop"
 _REASON_LENGTH = 300
 
 
@@ -56,7 +57,10 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
             stage = plan.context.request(kind, plan.recipe)
             ensure_stage(plan.context.folder.store, stage, getattr(spec.resources, kind), scratch)
         run_on_workers(train_student, payload, spec.resources.student, scratch, report)
-        close_trial(plan, payload["number"], "completed")
+        if (plan.folder / EPISODES).exists():
+            close_trial(plan, payload["number"], "completed")
+        else:
+            close_trial(plan, payload["number"], "pruned", (plan.folder / STOP).read_text())
     except OSError:
         raise
     except Exception as error:
@@ -81,7 +85,9 @@ def train_student(payload: Payload, report: Report) -> None:
     """Train and score the student; on several workers, worker 0 scores and writes.
 
     Leaves ``curve.jsonl``, ``model.safetensors`` and ``episodes.csv`` (the selection episodes) in
-    the trial's folder, and a checkpoint after every row of the curve.
+    the trial's folder, and a checkpoint after every row of the curve. Once a file ``stop`` is
+    there, training ends after the next row and nothing else is written. Asking is better than
+    killing: Ray Train's workers outlive a trial that is killed and keep their resources.
     """
     plan, where = plan_of(payload), device()
     spec, store = plan.context.spec.evaluation, plan.context.folder.store
@@ -100,7 +106,7 @@ def train_student(payload: Payload, report: Report) -> None:
         report(row)
     clock = time.monotonic()
 
-    def score(trainer: Trainer, metrics: Metrics) -> None:
+    def score(trainer: Trainer, metrics: Metrics) -> bool:
         nonlocal clock
         row: Row = {"step": trainer.step, **metrics}
         if trainer.rank == 0:
@@ -111,9 +117,10 @@ def train_student(payload: Payload, report: Report) -> None:
             append_row(plan.folder / CURVE, row)
         clock = time.monotonic()
         report(row)
+        return (plan.folder / STOP).exists()
 
     trainer.run(every=spec.every, callback=score)
-    if trainer.rank == 0:
+    if trainer.rank == 0 and trainer.step == stage.optim.steps:
         stage.result(trainer.ema, normalizer).save(plan.folder / MODEL)
         policy = PlanAndTrack(Planner.load(plan.folder / MODEL, where))
         seeds = selection_seeds(spec.selection_episodes)

@@ -27,7 +27,6 @@ Work = Callable[[Payload, Report], None]
 TRAIN_ENVIRONMENT = {
     # Every report waits for the controller's next look at its workers; 2 s is the default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
 
 

@@ -46,7 +46,7 @@ def tiny() -> Recipe:
         {
             "window": {"horizon": 16},
             "teacher": {"network": _NETWORK, "optim": _OPTIM},
-            "reward": {"widths": [8], "optim": _OPTIM},
+            "reward": {"widths": [8], "optim": _OPTIM | {"batch_size": 64}},
             "student": {"optim": _OPTIM},
             "regression": {"network": _NETWORK, "optim": _OPTIM},
         }

@@ -53,9 +53,7 @@ def batch(rows: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
 @given(st.floats(0.02, 80), st.floats(0.1, 2))
 def test_edm_scalings_do_what_edm_derives_them_from(t: float, data: float) -> None:
     noise = NoiseConfig(preconditioning="edm", sigma_data=data)
-    skip, out, inside = (
-        float(c) for c in scalings(noise, torch.tensor([t], dtype=torch.float64))
-    )
+    skip, out, inside = (float(c) for c in scalings(noise, torch.tensor([t], dtype=torch.float64)))
     # The network's input has unit variance, its target has unit variance, and the error of the
     # skipped part is the least there is (Karras et al. 2022, appendix B.6).
     assert inside**2 * (data**2 + t**2) == pytest.approx(1)
@@ -80,9 +78,7 @@ def test_at_sigma_min_the_boundary_denoiser_returns_its_input(low: float, seed: 
     noise = NoiseConfig(sigma_min=low)
     denoiser = Denoiser(unet(False, seed), noise)
     x, cond = batch(seed=seed)
-    torch.testing.assert_close(
-        denoiser(x, torch.full((5,), low), cond), x, rtol=0, atol=1e-7 / low
-    )
+    torch.testing.assert_close(denoiser(x, torch.full((5,), low), cond), x, rtol=0, atol=1e-7 / low)
 
 
 def test_at_the_default_sigma_min_it_does_so_exactly() -> None:

@@ -48,7 +48,7 @@ def test_layout_goal_and_length_are_d4rls(size: str, kind: str) -> None:
     for cell in free:
         position = env.cell_position(cell)
         np.testing.assert_allclose(position, d4rl_position(size, *cell), atol=1e-12)
-        assert env.cell_at(position + [0.3, -0.3]) == cell
+        assert env.cell_at(position + np.array([0.3, -0.3])) == cell
 
     env.reset(seed=0)
     for step in range(1, STEPS[size] + 1):

@@ -100,7 +100,7 @@ def test_the_fingerprint_is_that_of_the_content(flat: Build) -> None:
         changed.append(replace(data, **{key: values}))
     changed.append(replace(data, bounds=np.array([0, 5, 9])))
     changed.append(replace(data, terminated=np.array([False, True])))
-    changed.append(replace(data, rewards=data.rewards.astype(np.float64)))  # type: ignore[arg-type]
+    changed.append(replace(data, rewards=data.rewards.astype(np.float64)))
     changed.append(replace(data, actions=data.actions.reshape(9, 1, 2)))
     assert len({item.fingerprint for item in changed}) == len(changed)
 

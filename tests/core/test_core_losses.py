@@ -58,7 +58,9 @@ class GaussianStudent(ConsistencyTrajectory):
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
         self.gain = nn.Parameter(torch.tensor(gain))
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor, cond: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # as the class it stands in for
+        self, x: Tensor, t: Tensor, s: Tensor, cond: Tensor
+    ) -> Tensor:
         self.calls.append((x, t, s))
         there, here = column(s, x), column(t, x)
         moved = ((STD**2 + there**2) / (STD**2 + here**2)).sqrt() * x
@@ -156,7 +158,7 @@ def test_the_best_denoiser_has_the_least_loss() -> None:
     for gain in (0.9, 0.97, 1.0, 1.03, 1.1):
         teacher = GaussianTeacher()
         teacher.gain.data.fill_(gain)
-        losses[gain] = float(teacher_loss(teacher, x0, cond, draws(4096), "mixed", "mse")[0])
+        losses[gain] = teacher_loss(teacher, x0, cond, draws(4096), "mixed", "mse")[0].item()
     assert min(losses, key=losses.__getitem__) == 1.0
 
 
@@ -165,7 +167,7 @@ def test_the_reward_models_loss_and_its_unexplained_part() -> None:
     target = x.sum(-1) + torch.linspace(-1, 1, 50)
     loss, info = value_loss(LinearValue(), x, target)
     residual = np.linspace(-1, 1, 50)
-    assert float(loss) == pytest.approx((residual**2).mean(), rel=1e-4)
+    assert loss.item() == pytest.approx((residual**2).mean(), rel=1e-4)
     expected = (residual**2).mean() / target.numpy().var(ddof=1)
     assert float(info["unexplained"]) == pytest.approx(expected, rel=1e-4)
 
@@ -191,7 +193,7 @@ def test_the_regression_sees_the_ends_only() -> None:
     assert not seen[0].any()
     assert not seen[1].any()
     assert torch.equal(seen[2], cond)
-    assert float(loss) == pytest.approx(float(np.mean((0.25 - x0.numpy()) ** 2)), rel=1e-5)
+    assert loss.item() == pytest.approx(float(np.mean((0.25 - x0.numpy()) ** 2)), rel=1e-5)
 
 
 # Consistency
@@ -231,7 +233,7 @@ def test_times_are_ordered_and_lie_on_the_grid(solver_steps: int) -> None:
     assert len(times) == 2 * solver_steps
     crossed = [(sigmas[None, None] == times[..., None]).int().argmax(2)][0]
     steps = crossed.diff(dim=0)
-    assert set(steps.unique().tolist()) <= {0, 1}
+    assert set(steps.flatten().tolist()) <= {0, 1}
     assert torch.equal(crossed[0], t_bin)
     assert torch.equal(crossed[-1], u_bin)
 
@@ -262,31 +264,29 @@ def test_a_perfect_student_has_no_consistency_loss() -> None:
 
     def loss(gain: float, bins: int) -> float:
         noise = NoiseConfig(bins=bins)
-        return float(
-            ctm_loss(
-                GaussianStudent(gain, noise),
-                GaussianStudent(1.0, noise),
-                GaussianTeacher(noise),
-                x0,
-                cond,
-                draws(2000),
-                "mse",
-            )
-        )
+        return ctm_loss(
+            GaussianStudent(gain, noise),
+            GaussianStudent(1.0, noise),
+            GaussianTeacher(noise),
+            x0,
+            cond,
+            draws(2000),
+            "mse",
+        ).item()
 
     perfect = loss(1.0, 80)
     # What is left is Heun's error, of third order per step.
-    assert perfect < 1e-5
+    assert perfect < 1e-8
     assert loss(1.0, 160) < perfect / 20
     for gain in (0.9, 1.1):
-        assert loss(gain, 80) > 100 * perfect
+        assert loss(gain, 80) > 1e5 * perfect
 
 
 def test_the_consistency_gradient_reaches_the_student_alone() -> None:
     teacher, student = GaussianTeacher(), GaussianStudent(1.1)
     target, value = GaussianStudent(0.9).requires_grad_(False), LinearValue()
     x0, cond = data(64)
-    ctm_loss(student, target, teacher, x0, cond, draws(64), "mse").backward()
+    torch.autograd.backward(ctm_loss(student, target, teacher, x0, cond, draws(64), "mse"))
     assert student.gain.grad is not None
     # Both ends go through the target (gain 0.9): its own jumps give 0.9², the student's 0.9 · gain.
     assert float(student.gain.grad) > 0
@@ -297,9 +297,7 @@ def test_the_consistency_gradient_reaches_the_student_alone() -> None:
     def at(gain: float) -> float:
         with torch.no_grad():
             return float(
-                ctm_loss(
-                    GaussianStudent(gain), target, teacher, x0, cond, draws(64), "mse"
-                )
+                ctm_loss(GaussianStudent(gain), target, teacher, x0, cond, draws(64), "mse")
             )
 
     slope = (at(1.101) - at(1.099)) / 0.002
@@ -324,7 +322,7 @@ def test_the_denoising_loss_by_hand() -> None:
     torch.testing.assert_close(clean.double(), moved, rtol=1e-4, atol=1e-5)
     weight = ((t**2 + 0.25) / (0.5 * t) ** 2).double()
     expected = (weight * ((moved - x0) ** 2).mean((1, 2))).mean()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     assert clean.requires_grad
 
 
@@ -335,15 +333,15 @@ def test_the_full_reward_term_is_minus_the_sum_over_the_plan() -> None:
     plan = 0.9 * torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(0))
     for states in (None, 5, 9):
         loss = reward_loss(LinearValue(), plan, draws(6), states)
-        assert float(loss) == pytest.approx(-float(plan.sum()) / 6, rel=1e-5)
+        assert loss.item() == pytest.approx(-float(plan.sum()) / 6, rel=1e-5)
 
 
 def test_a_subset_of_states_is_unbiased_and_cheap() -> None:
     plan = torch.linspace(-1, 1, 24).reshape(2, 12, 1) ** 3
     value = LinearValue()
-    estimates = [float(reward_loss(value, plan, draws(2, step), 3)) for step in range(3000)]
+    estimates = [reward_loss(value, plan, draws(2, step), 3).item() for step in range(3000)]
     assert {tuple(asked.shape) for asked in value.asked} == {(2, 3, 1)}
-    error = np.std(estimates) / math.sqrt(len(estimates))
+    error = float(np.std(estimates)) / math.sqrt(len(estimates))
     exact = -float(plan.sum()) / 2
     assert 0.001 < error < 0.1
     assert np.mean(estimates) == pytest.approx(exact, abs=4 * error)
@@ -353,7 +351,7 @@ def test_a_subset_of_states_is_unbiased_and_cheap() -> None:
 def test_the_reward_gradient_of_a_subset_is_unbiased_too() -> None:
     plan = torch.zeros(1, 6, 1, requires_grad=True)
     for step in range(2000):
-        reward_loss(LinearValue(), plan, draws(1, step), 2).backward()
+        torch.autograd.backward(reward_loss(LinearValue(), plan, draws(1, step), 2))
     assert plan.grad is not None
     torch.testing.assert_close(plan.grad / 2000, torch.full((1, 6, 1), -1.0), atol=0.2, rtol=0)
 
@@ -367,7 +365,7 @@ def test_the_reward_model_is_asked_inside_the_data_and_the_gradient_passes() -> 
             return (x**2).sum(-1)
 
     loss = reward_loss(Square(), plan, draws(1), None)
-    assert float(loss) == pytest.approx(-(1 + 0.25 + 1 + 1))
+    assert loss.item() == pytest.approx(-(1 + 0.25 + 1 + 1))
     (gradient,) = torch.autograd.grad(loss, plan)
     # d/dx of -x² at the clamped point, passed on as if there were no clamp.
     torch.testing.assert_close(gradient, torch.tensor([[[2.0, -1.0], [-2.0, -2.0]]]))
@@ -383,7 +381,7 @@ def parts(
     target = GaussianStudent(1.1, noise).requires_grad_(False)
     x0, cond = data(rows)
     loss, info = student_loss(student, target, teacher, value, x0, cond, draws(rows), config)
-    return {k: float(v) for k, v in info.items()}, teacher, student, value, float(loss)
+    return {k: v.item() for k, v in info.items()}, teacher, student, value, loss.item()
 
 
 @settings(max_examples=15, deadline=None)
@@ -467,6 +465,7 @@ def test_every_term_moves_the_student() -> None:
         teacher.requires_grad_(False)
         value.requires_grad_(False)
         x0, cond = data(32)
-        student_loss(student, target, teacher, value, x0, cond, draws(32), config)[0].backward()
+        loss, _ = student_loss(student, target, teacher, value, x0, cond, draws(32), config)
+        torch.autograd.backward(loss)
         assert student.gain.grad is not None
         assert abs(float(student.gain.grad)) > 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_one_steps_error_is_of_third_order(t: float) -> None:
         return abs(float(there - gaussian.flow(x, t, t - step)))
 
     steps = [0.08 * t / 2**k for k in range(4)]
-    for wide, narrow in zip(steps, steps[1:], strict=False):
+    for wide, narrow in pairwise(steps):
         assert error(wide) / error(narrow) == pytest.approx(8, rel=0.15)
     assert error(steps[0]) < 1e-3
 
@@ -115,7 +116,7 @@ def test_the_sampler_calls_the_network_twice_per_interval() -> None:
         sigmas,
         callback=lambda step, x: seen.append((step, x)),
     )
-    pairs = [level for pair in zip(sigmas[:-1], sigmas[1:], strict=True) for level in pair]
+    pairs = [level for pair in pairwise(sigmas) for level in pair]
     assert gaussian.times == [float(level) for level in pairs]
     assert [step for step, _ in seen] == list(range(10))
     assert torch.equal(seen[-1][1].clamp(-1, 1), x)

@@ -76,7 +76,7 @@ def test_waypoints_are_moved_towards_smaller_d4rl_coordinates_but_not_the_last()
     seen = []
     for _ in range(300):
         controller.set_target(start, env.cell_position((1, 3)))
-        position = beside + [-0.1, 0.1]
+        position = beside + np.array([-0.1, 0.1])
         force, _ = controller.act(np.array([*position, 0.0, 0.0]))
         if np.abs(force).max() < 1:
             seen.append(position + force / 10 - beside)

@@ -104,7 +104,7 @@ def test_gathering_leaves_the_data_as_they_are(flat: Build) -> None:
 def test_no_window_fits(flat: Build) -> None:
     data = flat([3, 5])
     config = WindowConfig(horizon=7, padding="none")
-    with pytest.raises(DataError, match="window of 7 states.*longest has 6.*padding to rest"):
+    with pytest.raises(DataError, match=r"window of 7 states.*longest has 6.*padding to rest"):
         windows_of(data, config)
     assert len(windows_of(data, WindowConfig(horizon=6, padding="none"))[0]) == 1
 

@@ -1,0 +1,80 @@
+"""Two processes train to the weights of one, and continue each other's checkpoints."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ractd_core.config import Recipe
+from ractd_core.data.flat import FlatDataset
+from ractd_core.stages import make_stage
+from ractd_core.training import Metrics, Trainer
+
+CPU = torch.device("cpu")
+
+
+def train(
+    kind: str,
+    recipe: Recipe,
+    data: FlatDataset,
+    models: dict[str, Path],
+    checkpoint: Path,
+) -> list[Metrics]:
+    stage, _ = make_stage(kind, recipe, data, models, CPU)
+    seen: list[Metrics] = []
+    trainer = Trainer(stage, stage.optim, seed=3, device=CPU, checkpoint=checkpoint, identity="d")
+    trainer.run(every=4, callback=lambda _, metrics: seen.append(metrics))
+    return seen
+
+
+def _work(
+    rank: int, folder: Path, recipe: Recipe, data: FlatDataset, models: dict[str, Path]
+) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+    )
+    for kind in ("teacher", "student"):
+        metrics = train(kind, recipe, data, models, folder / kind)
+        torch.save(metrics, folder / f"{kind}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_train_as_one(
+    tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path], tmp_path: Path
+) -> None:
+    steps = {"steps": 8, "batch_size": 16}
+    table = tiny.model_dump()
+    for kind in ("teacher", "student"):
+        table[kind] = {**table[kind], "optim": steps}
+    recipe = Recipe.model_validate(table)
+    together, alone = tmp_path / "two", tmp_path / "one"
+    together.mkdir()
+    alone.mkdir()
+
+    context = multiprocessing.get_context("spawn")
+    arguments = (together, recipe, umaze_data, models)
+    workers = [context.Process(target=_work, args=(rank, *arguments)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+
+    for kind in ("teacher", "student"):
+        expected = train(kind, recipe, umaze_data, models, alone / kind)
+        ours, theirs = load_file(together / kind), load_file(alone / kind)
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            if not key.startswith("optimizer"):
+                torch.testing.assert_close(ours[key], value, atol=2e-4, rtol=1e-3)
+        for rank in range(2):
+            metrics = torch.load(together / f"{kind}-{rank}.pt")
+            for found, wanted in zip(metrics, expected, strict=True):
+                assert found == pytest.approx(wanted, rel=1e-2, abs=1e-4)
+        # The checkpoint of two is one worker's to continue: it is finished, so nothing is trained.
+        assert train(kind, recipe, umaze_data, models, together / kind) == []

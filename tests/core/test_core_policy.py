@@ -1,0 +1,220 @@
+"""Planners count their calls; plans are tracked by the published law."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ractd_core.bench import plan_latency
+from ractd_core.checkpoint import CheckpointError
+from ractd_core.config import Recipe
+from ractd_core.data.flat import FlatDataset
+from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
+from ractd_core.diffusion.schedule import grid
+from ractd_core.policy import PlanAndTrack, Planner
+from ractd_core.stages import load_model
+
+CPU = torch.device("cpu")
+PLANNERS = ("teacher", "student", "regression")
+
+
+def core(planner: Planner) -> torch.nn.Module:
+    """The U-Net itself."""
+    network = planner.network
+    return network.network if isinstance(network, Denoiser) else network
+
+
+def states(rows: int, seed: int = 0) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, 4, generator=source) * 2 - 1
+
+
+@pytest.mark.parametrize("kind", PLANNERS)
+def test_a_planner_states_how_many_network_calls_a_plan_takes(
+    kind: str, models: dict[str, Path], tiny: Recipe
+) -> None:
+    planner = Planner.load(models[kind], CPU)
+    calls: list[int] = []
+    handle = core(planner).register_forward_hook(lambda *_: calls.append(1))
+    planner.plan(states(3), states(3, 1), planner.noise([0, 1, 2]))
+    handle.remove()
+    expected = {"teacher": 2 * (tiny.teacher.noise.bins - 1), "student": 1, "regression": 1}
+    assert planner.calls == len(calls) == expected[kind]
+    assert expected["teacher"] == 158
+
+
+@pytest.mark.parametrize("kind", PLANNERS)
+def test_plans_lie_in_the_datas_range_and_have_the_horizon(
+    kind: str, models: dict[str, Path], umaze_data: FlatDataset
+) -> None:
+    planner = Planner.load(models[kind], CPU)
+    plans = planner.plan(10 * states(5), 10 * states(5, 1), planner.noise(range(5)))
+    assert plans.shape == (5, 16, 4)
+    low, high = umaze_data.observations.min(0), umaze_data.observations.max(0)
+    assert bool((plans >= torch.tensor(low) - 1e-4).all())
+    assert bool((plans <= torch.tensor(high) + 1e-4).all())
+    assert not plans.requires_grad
+
+
+def test_the_students_plan_is_its_jump_from_noise_written_out(models: dict[str, Path]) -> None:
+    planner = Planner.load(models["student"], CPU)
+    model = load_model(models["student"])
+    assert isinstance(model.network, ConsistencyTrajectory)
+    first, last, z = states(4), states(4, 1), planner.noise([5, 6, 7, 8])
+    low, span = model.normalizer.low, model.normalizer.scale
+    cond = torch.cat([(first - low) / span - 1, (last - low) / span - 1], dim=1)
+    clean = model.network(z, torch.full((4,), 80.0), torch.full((4,), 0.02), cond).clamp(-1, 1)
+    expected = (clean + 1) * span + low
+    torch.testing.assert_close(planner.plan(first, last, z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_teachers_plan_is_heuns_method_written_out(models: dict[str, Path]) -> None:
+    planner = Planner.load(models["teacher"], CPU)
+    model = load_model(models["teacher"])
+    first, last, z = states(2), states(2, 1), planner.noise([5, 6])
+    low, span = model.normalizer.low, model.normalizer.scale
+    cond = torch.cat([(first - low) / span - 1, (last - low) / span - 1], dim=1)
+    assert isinstance(model.network, Denoiser)
+    sigmas = grid(model.network.noise)
+    x = z
+    for t, s in pairwise(sigmas):
+        here, there = t.expand(2), s.expand(2)
+        slope = (x - model.network(x, here, cond).clamp(-1, 1)) / t
+        euler = x + (s - t) * slope
+        other = (euler - model.network(euler, there, cond).clamp(-1, 1)) / s
+        x = x + (s - t) * (slope + other) / 2
+    expected = (x.clamp(-1, 1) + 1) * span + low
+    torch.testing.assert_close(planner.plan(first, last, z), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_initial_noise_is_the_models_own(models: dict[str, Path], tmp_path: Path) -> None:
+    model = load_model(models["student"])
+    model.about["noise"]["init_noise"] = "sigma_max"
+    model.save(tmp_path / "model")
+    unit, wide = Planner.load(models["student"], CPU), Planner.load(tmp_path / "model", CPU)
+    first, last, z = states(3), states(3, 1), unit.noise([1, 2, 3])
+    assert torch.equal(wide.plan(first, last, z), unit.plan(first, last, 80 * z))
+    assert not torch.equal(wide.plan(first, last, z), unit.plan(first, last, z))
+
+
+@pytest.mark.parametrize("kind", PLANNERS)
+def test_a_plan_depends_on_its_own_seed_and_states_only(kind: str, models: dict[str, Path]) -> None:
+    planner = Planner.load(models[kind], CPU)
+    seeds = [3, 1, 4, 15, 9]
+    noise = planner.noise(seeds)
+    assert noise.shape == (5, 16, 4)
+    assert torch.equal(planner.noise(seeds[::-1]), noise.flip(0))
+    assert torch.equal(planner.noise([4])[0], noise[2])
+    assert len({float(row[0, 0]) for row in planner.noise(range(50))}) == 50
+    first, last = states(5), states(5, 1)
+    together = planner.plan(first, last, noise)
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = planner.plan(first[one], last[one], noise[one])
+        torch.testing.assert_close(alone, together[one], atol=1e-4, rtol=1e-4)
+
+
+def test_the_seeds_noise_is_standard_normal(models: dict[str, Path]) -> None:
+    noise = Planner.load(models["student"], CPU).noise(range(400))
+    assert float(noise.mean()) == pytest.approx(0, abs=0.03)
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_a_reward_model_does_not_plan(models: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="reward model, expected teacher or student or regr"):
+        Planner.load(models["reward"], CPU)
+
+
+# Tracking
+
+
+class Given(Planner):
+    """Returns given plans and remembers what it was asked."""
+
+    def __init__(self, plans: NDArray[np.float64]) -> None:
+        self.plans = torch.tensor(plans, dtype=torch.float32)
+        self.device = CPU
+        self.asked: list[Tensor] = []
+
+    def plan(self, first: Tensor, last: Tensor, z: Tensor) -> Tensor:
+        self.asked.extend([first, last, z])
+        return self.plans
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        return torch.tensor(seeds)
+
+
+def test_a_plan_is_tracked_state_by_state_and_then_held() -> None:
+    rng = np.random.default_rng(0)
+    plans = rng.normal(size=(3, 6, 4)).astype(np.float32).astype(np.float64)
+    planner = Given(plans)
+    policy = PlanAndTrack(planner)
+    start, goals = rng.normal(size=(3, 4)), rng.normal(size=(3, 2))
+    policy.reset(start, goals, [8, 9, 7])
+    first, last, seeds = planner.asked
+    np.testing.assert_allclose(first, start, rtol=1e-6)
+    np.testing.assert_allclose(last, np.concatenate([goals, np.zeros((3, 2))], axis=1), rtol=1e-6)
+    assert seeds.tolist() == [8, 9, 7]
+    for step in range(12):
+        state = rng.normal(size=(3, 4))
+        force = policy.act(state)
+        if step + 1 < 6:
+            waypoint = plans[:, step + 1]
+        else:
+            waypoint = np.concatenate([plans[:, -1, :2], np.zeros((3, 2))], axis=1)
+        expected = (waypoint[:, :2] - state[:, :2]) + (waypoint[:, 2:] - state[:, 2:])
+        np.testing.assert_allclose(force, expected, atol=1e-12)
+
+
+def test_a_new_episode_starts_its_plan_anew() -> None:
+    plans = np.arange(48, dtype=np.float64).reshape(2, 6, 4)
+    policy = PlanAndTrack(Given(plans))
+    state, goals = np.zeros((2, 4)), np.zeros((2, 2))
+    forces = []
+    for _ in range(2):
+        policy.reset(state, goals, [0, 1])
+        forces.append([policy.act(state) for _ in range(9)])
+    np.testing.assert_array_equal(forces[0], forces[1])
+
+
+# Latency
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_latency_times_whole_plans_in_milliseconds(models: dict[str, Path], batch: int) -> None:
+    planner = Planner.load(models["student"], CPU)
+    calls: list[int] = []
+
+    def slow(*args: object) -> None:
+        calls.append(1)
+        time.sleep(0.02)
+
+    core(planner).register_forward_hook(slow)
+    latency = plan_latency(planner, repetitions=7, batch=batch)
+    assert len(calls) == 7 + 3
+    assert 20 <= latency.median <= latency.p95 < 2000
+    assert (latency.batch, latency.repetitions) == (batch, 7)
+
+
+def test_a_slow_call_shows_in_the_95th_percentile_only(models: dict[str, Path]) -> None:
+    planner = Planner.load(models["regression"], CPU)
+    calls: list[int] = []
+
+    def sometimes(*args: object) -> None:
+        calls.append(1)
+        # The three that warm up, and two of ten.
+        if len(calls) <= 3 or len(calls) in (6, 9):
+            time.sleep(0.3)
+
+    core(planner).register_forward_hook(sometimes)
+    latency = plan_latency(planner, repetitions=10)
+    assert latency.median < 250
+    assert latency.p95 >= 300

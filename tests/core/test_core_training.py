@@ -1,0 +1,418 @@
+"""The loop: schedule, averages, resume to the last bit, and what it refuses to save."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ractd_core.checkpoint import load_checkpoint, save_checkpoint
+from ractd_core.config import OptimConfig, Recipe
+from ractd_core.data.flat import FlatDataset
+from ractd_core.draws import Draws
+from ractd_core.stages import StudentStage, make_stage
+from ractd_core.training import DivergedError, Metrics, Trainer, learning_rate
+
+CPU = torch.device("cpu")
+
+
+class Line(nn.Module):
+    """A stage that fits y = 3 x - 1 with noise, by one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network: nn.Module = nn.Linear(2, 1)
+        self.after = 0
+
+    def forward(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        x = draws.normal(2)
+        y = 3 * x[:, :1] - 1 + 0.1 * draws.normal(1)
+        loss = (self.network(x) - y).square().mean()
+        return loss, {"loss": loss.detach(), "spread": y.std().detach()}
+
+    def after_step(self) -> None:
+        self.after += 1
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+# The schedule
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+    config = OptimConfig(steps=120, lr=0.5, warmup_steps=20)
+    assert learning_rate(config, 0) == pytest.approx(0.5 / 20)
+    assert learning_rate(config, 9) == pytest.approx(0.25)
+    assert learning_rate(config, 19) == pytest.approx(0.5)
+    assert learning_rate(config, 20) == pytest.approx(0.5)
+    assert learning_rate(config, 45) == pytest.approx(0.5 * (1 + math.sqrt(0.5)) / 2)
+    assert learning_rate(config, 70) == pytest.approx(0.25)
+    assert learning_rate(config, 120) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(1, 200), st.integers(0, 300), st.floats(1e-5, 1))
+def test_any_schedule_stays_between_zero_and_its_top(steps: int, warmup: int, lr: float) -> None:
+    config = OptimConfig(steps=steps, lr=lr, warmup_steps=warmup)
+    rates = [learning_rate(config, step) for step in range(steps)]
+    assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates)
+    rising, falling = rates[: min(warmup, steps)], rates[warmup:]
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+
+
+# The updates
+
+
+def test_the_loop_is_adamw_on_the_drawn_batches() -> None:
+    config = OptimConfig(
+        steps=12, batch_size=6, lr=0.05, warmup_steps=3, weight_decay=0.1, betas=(0.8, 0.9)
+    )
+    stage = Line()
+    trainer = Trainer(stage, config, seed=4, device=CPU)
+    trainer.run(every=5)
+
+    twin = Line()
+    optimizer = torch.optim.AdamW(
+        twin.parameters(), lr=1.0, betas=(0.8, 0.9), weight_decay=0.1, fused=False
+    )
+    for step in range(12):
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                0.05 * (step + 1) / 3
+                if step < 3
+                else 0.025 * (1 + math.cos(math.pi * (step - 3) / 9))
+            )
+        loss, _ = twin(Draws(4, step, 6, CPU))
+        optimizer.zero_grad()
+        loss.backward()
+        # grad_clip is 1: the gradient is scaled down to that norm.
+        norm = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None]).norm()
+        for parameter in twin.parameters():
+            assert parameter.grad is not None
+            parameter.grad /= norm.clamp(min=1)
+        optimizer.step()
+    for ours, theirs in zip(weights(stage), weights(twin), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert stage.after == 12
+    assert trainer.step == 12
+
+
+def test_gradients_are_clipped_and_reported_unclipped() -> None:
+    stage = Line()
+    seen: list[tuple[float, float]] = []
+
+    def look(trainer: Trainer, metrics: Metrics) -> None:
+        gradients = [p.grad.flatten() for p in stage.parameters() if p.grad is not None]
+        seen.append((metrics["grad_norm"], float(torch.cat(gradients).norm())))
+
+    config = OptimConfig(steps=5, batch_size=16, grad_clip=0.01)
+    Trainer(stage, config, seed=0, device=CPU).run(every=1, callback=look)
+    for reported, applied in seen:
+        assert reported > 1
+        assert applied == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
+def test_the_average_follows_its_formula(decay: float) -> None:
+    config = OptimConfig(steps=15, batch_size=4, lr=0.1, ema_decay=decay)
+    stage = Line()
+    average = weights(stage)
+    trainer = Trainer(stage, config, seed=0, device=CPU)
+
+    def check(trainer: Trainer, metrics: Metrics) -> None:
+        step = trainer.step - 1
+        d = min(decay, (1 + step) / (10 + step))
+        for index, weight in enumerate(weights(stage.network)):
+            average[index] = d * average[index] + (1 - d) * weight
+        for ours, theirs in zip(weights(trainer.ema), average, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+    trainer.run(every=1, callback=check)
+    assert trainer.step == 15
+    assert not trainer.ema.training
+    assert not any(parameter.requires_grad for parameter in trainer.ema.parameters())
+
+
+def test_metrics_are_means_since_the_last_call() -> None:
+    def record(every: int) -> list[tuple[int, Metrics]]:
+        calls: list[tuple[int, Metrics]] = []
+        config = OptimConfig(steps=12, batch_size=4)
+        trainer = Trainer(Line(), config, seed=1, device=CPU)
+        trainer.run(every=every, callback=lambda t, m: calls.append((t.step, m)))
+        return calls
+
+    single, fives = record(1), record(5)
+    assert [step for step, _ in single] == list(range(1, 13))
+    assert [step for step, _ in fives] == [5, 10, 12]
+    for first, end, metrics in ((0, 5, fives[0][1]), (5, 10, fives[1][1]), (10, 12, fives[2][1])):
+        assert set(metrics) == {"loss", "spread", "grad_norm"}
+        for key, mean in metrics.items():
+            expected = [m[key] for _, m in single[first:end]]
+            assert mean == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_the_loop_learns() -> None:
+    stage = Line()
+    config = OptimConfig(steps=300, batch_size=64, lr=0.1, ema_decay=0.9)
+    trainer = Trainer(stage, config, seed=0, device=CPU)
+    trainer.run(every=300)
+    for network in (stage.network, trainer.ema):
+        assert isinstance(network, nn.Linear)
+        torch.testing.assert_close(
+            network.weight, torch.tensor([[3.0, 0.0]]), atol=0.05, rtol=0, check_device=False
+        )
+        torch.testing.assert_close(network.bias, torch.tensor([-1.0]), atol=0.05, rtol=0)
+
+
+# Resume
+
+
+class _Stop(Exception):  # noqa: N818
+    pass
+
+
+def stop_at(step: int) -> Any:
+    def callback(trainer: Trainer, metrics: Metrics) -> None:
+        if trainer.step == step:
+            raise _Stop
+
+    return callback
+
+
+RESUMES: list[tuple[str, dict[str, Any]]] = [
+    ("teacher", {"dropout": 0.3}),
+    ("reward", {}),
+    ("regression", {}),
+    ("student", {"dropout": 0.3, "target_ema": 0.0}),
+    ("student", {"dropout": 0.3, "target_ema": 0.9}),
+    ("student", {"reward_at": "noise", "solver_steps": 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), RESUMES, ids=lambda value: str(value))
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    kind: str,
+    options: dict[str, Any],
+    tiny: Recipe,
+    umaze_data: FlatDataset,
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    recipe = Recipe.model_validate(
+        {**tiny.model_dump(), kind: {**getattr(tiny, kind).model_dump(), **options}}
+    )
+
+    def trainer(name: str) -> Trainer:
+        stage, _ = make_stage(kind, recipe, umaze_data, models, CPU)
+        return Trainer(
+            stage,
+            stage.optim,
+            seed=stage.seed,
+            device=CPU,
+            checkpoint=tmp_path / name,
+            identity="run",
+        )
+
+    whole = trainer("whole")
+    whole.run(every=5)
+
+    first = trainer("parts")
+    with pytest.raises(_Stop):
+        # Killed at step 15, before its checkpoint: the one of step 10 is what is left.
+        first.run(every=5, callback=stop_at(15))
+    torch.manual_seed(999)
+    second = trainer("parts")
+    assert second.step == 10
+    second.run(every=5)
+
+    assert equal(weights(second.network), weights(whole.network))
+    assert equal(weights(second.ema), weights(whole.ema))
+    left, right = load_file(tmp_path / "whole"), load_file(tmp_path / "parts")
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    if isinstance(whole.stage, StudentStage):
+        assert isinstance(second.stage, StudentStage)
+        assert equal(weights(second.stage.target), weights(whole.stage.target))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    config = OptimConfig(steps=6, batch_size=4)
+    path = tmp_path / "checkpoint"
+    Trainer(Line(), config, seed=0, device=CPU, checkpoint=path, identity="a").run(every=2)
+    before = path.read_bytes()
+    again = Trainer(Line(), config, seed=0, device=CPU, checkpoint=path, identity="a")
+    assert again.step == 6
+    again.run(every=2, callback=stop_at(6))
+    assert path.read_bytes() == before
+
+
+def run_line(path: Path, identity: str = "run", steps: int = 8) -> tuple[int, Trainer]:
+    """Train to ``steps``; the step it started from and the trainer."""
+    config = OptimConfig(steps=steps, batch_size=4)
+    trainer = Trainer(Line(), config, seed=0, device=CPU, checkpoint=path, identity=identity)
+    start = trainer.step
+    trainer.run(every=4)
+    return start, trainer
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, 0.5, 0.999])
+def test_a_damaged_checkpoint_is_reported_and_training_starts_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: float
+) -> None:
+    path = tmp_path / "checkpoint"
+    expected = weights(run_line(path)[1].network)
+    size = path.stat().st_size
+    os.truncate(path, int(kept if kept >= 1 or kept == 0 else kept * size))
+    with caplog.at_level(logging.WARNING):
+        start, again = run_line(path)
+    assert start == 0
+    assert str(path) in caplog.text
+    assert "training starts anew" in caplog.text
+    assert equal(weights(again.network), expected)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "checkpoint"
+    run_line(path, "one", steps=4)
+    with caplog.at_level(logging.WARNING):
+        assert run_line(path, "two")[0] == 0
+    assert "belongs to another run" in caplog.text
+    assert load_checkpoint(path)[1] == {"step": 8, "identity": "two"}
+    assert run_line(path, "two", steps=9)[0] == 8
+
+
+def test_a_file_that_is_no_training_checkpoint_is_not_continued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, {"x": torch.zeros(1)}, {"kind": "teacher"})
+    with caplog.at_level(logging.WARNING):
+        assert run_line(path)[0] == 0
+    assert "training starts anew" in caplog.text
+
+
+def test_no_checkpoint_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Trainer(Line(), OptimConfig(steps=2, batch_size=2), seed=0, device=CPU).run(every=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Divergence
+
+
+@pytest.mark.parametrize(("lr", "every"), [(1e30, 1), (1e30, 7), (1e39, 1)])
+def test_a_diverged_run_says_so_and_saves_nothing_that_is_not_finite(
+    tmp_path: Path, lr: float, every: int
+) -> None:
+    path = tmp_path / "checkpoint"
+    config = OptimConfig(steps=60, batch_size=4, lr=lr, warmup_steps=0)
+    trainer = Trainer(Line(), config, seed=0, device=CPU, checkpoint=path)
+    with pytest.raises(DivergedError, match=r"loss.* not finite at step \d+"):
+        trainer.run(every=every)
+    assert trainer.step <= 20
+    if path.exists():
+        tensors, _ = load_checkpoint(path)
+        saved = {key: value for key, value in tensors.items() if not key.startswith("optimizer")}
+        assert saved
+        assert all(bool(torch.isfinite(value).all()) for value in saved.values())
+
+
+class Turning(Line):
+    """Its loss is NaN from the sixth step on."""
+
+    def forward(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, info = super().forward(draws)
+        if self.after >= 5:
+            loss = loss * math.nan
+        return loss, {**info, "loss": loss.detach()}
+
+
+def test_a_loss_that_turns_nan_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    config = OptimConfig(steps=60, batch_size=4)
+    trainer = Trainer(Turning(), config, seed=0, device=CPU, checkpoint=path)
+    with pytest.raises(DivergedError, match="loss, grad_norm not finite at step 6"):
+        trainer.run(every=2)
+    tensors, about = load_checkpoint(path)
+    assert about["step"] == 4
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
+
+
+def test_a_loss_that_turns_nan_between_calls_is_noticed_within_ten_steps() -> None:
+    trainer = Trainer(Turning(), OptimConfig(steps=60, batch_size=4), seed=0, device=CPU)
+    with pytest.raises(DivergedError, match="not finite at step 10"):
+        trainer.run(every=1000)
+
+
+def test_a_reward_stage_whose_returns_are_all_equal_trains(
+    flat: Callable[..., FlatDataset], tiny: Recipe
+) -> None:
+    # A short local data set need not touch the goal at all: every reward and return is 0.
+    data = flat([20, 20], rewards=[0.0] * 40)
+    stage, _ = make_stage("reward", tiny, data, {}, CPU)
+    trainer = Trainer(stage, stage.optim, seed=0, device=CPU)
+    trainer.run(every=5)
+    assert trainer.step == 20
+
+
+# Precision
+
+
+def test_bf16_trains_and_keeps_its_weights_in_full(
+    tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path]
+) -> None:
+    def run(kind: str, precision: str) -> tuple[list[Tensor], Metrics]:
+        table = tiny.model_dump()
+        table[kind]["optim"] = {"steps": 6, "batch_size": 64, "precision": precision}
+        stage, _ = make_stage(kind, Recipe.model_validate(table), umaze_data, models, CPU)
+        seen: list[Metrics] = []
+        trainer = Trainer(stage, stage.optim, seed=0, device=CPU)
+        trainer.run(every=6, callback=lambda _, metrics: seen.append(metrics))
+        return weights(stage.network), seen[0]
+
+    for kind in ("teacher", "reward", "student", "regression"):
+        half, half_metrics = run(kind, "bf16")
+        full, full_metrics = run(kind, "fp32")
+        assert {weight.dtype for weight in half} == {torch.float32}
+        assert not equal(half, full)
+        assert half_metrics["loss"] == pytest.approx(full_metrics["loss"], rel=0.1)
+        for ours, theirs in zip(half, full, strict=True):
+            assert bool(torch.isfinite(ours).all())
+            # Six steps of Adam with rate 1e-3 or less, whatever the rounding.
+            torch.testing.assert_close(ours, theirs, atol=0.013, rtol=0)
+
+
+def test_the_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    _, trainer = run_line(path)
+    tensors = load_file(path)
+    parts = {key.split(".")[0] for key in tensors}
+    assert parts == {"network", "ema", "optimizer"}
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(tensors[f"network.{key}"], value)
+    for key, value in trainer.ema.state_dict().items():
+        assert torch.equal(tensors[f"ema.{key}"], value)
+    header = path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    meta = json.loads(header[8 : 8 + length])["__metadata__"]
+    assert json.loads(next(iter(meta.values()))) == {"step": 8, "identity": "run"}

@@ -1,0 +1,234 @@
+"""The command: what it prints, and that a mistake is one message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ractd_core.files import write_json
+from ractd_core.tasks import all_tasks
+from sweeps.cli import app
+from sweeps.jsonl import append_row
+from sweeps.layout import SweepFolder
+from sweeps.spec import load_spec
+from sweeps.trial import CURVE
+
+pytestmark = pytest.mark.usefixtures("project_home")
+
+Spec = Callable[..., Path]
+DATASET = "local/maze2d-umaze-v1"
+
+
+def ractd(*arguments: str, code: int = 0) -> str:
+    """What the command prints; it must end with ``code``, without a traceback."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    """The one message of a mistake."""
+    output = ractd(*arguments, code=2)
+    assert output.startswith("error: "), output
+    return output
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def frozen(storage: Path, tiny: Spec) -> SweepFolder:
+    """A sweep that was started and has one record."""
+    spec = load_spec(str(tiny()))
+    folder = SweepFolder(storage, spec.name)
+    folder.freeze(spec)
+    append_row(folder.trials.folder("k") / CURVE, {"step": 10, "score": 1.0})
+    selection = {"score": 61.5}
+    folder.trials.put("k", {"dataset": DATASET, "status": "completed", "selection": selection})
+    return folder
+
+
+# Tasks and data
+
+
+def test_tasks_as_json_are_the_whole_table() -> None:
+    rows = json.loads(ractd("tasks", "--json"))
+    assert len(rows) == 42
+    for row in rows:
+        task = all_tasks()[row["task"]]
+        assert (row["ref_min"], row["ref_max"]) == (task.ref_min, task.ref_max)
+        assert row["supported"] == task.supported
+        assert row["datasets"] == []
+
+
+def test_tasks_for_people_have_a_line_each() -> None:
+    _, *lines = ractd("tasks").splitlines()
+    assert [line.split()[0] for line in lines] == list(all_tasks())
+    for line in lines:
+        supported = all_tasks()[line.split()[0]].supported
+        assert line.endswith("none here" if supported else "later release")
+
+
+def test_data_are_made_once_and_then_listed(tmp_path: Path) -> None:
+    assert "no datasets here" in ractd("data", "list")
+    made = ractd("data", "make", DATASET, "--transitions", "1000", "--seed", "3")
+    assert f"{DATASET}: made, 1,000 transitions in " in made
+    assert (tmp_path / "datasets" / DATASET / "data" / "metadata.json").exists()
+    again = ractd("data", "make", DATASET, "--transitions", "1000", "--seed", "3")
+    assert f"{DATASET}: already there, 1,000 transitions in " in again
+    [fingerprint] = {
+        text.partition("fingerprint ")[2][:12] for text in (made, again, ractd("data", "list"))
+    }
+    assert len(fingerprint) == 12
+    rows = {row["task"]: row["datasets"] for row in json.loads(ractd("tasks", "--json"))}
+    assert {task: found for task, found in rows.items() if found} == {"maze2d-umaze-v1": [DATASET]}
+    message = refused("data", "make", DATASET, "--transitions", "1001", "--seed", "3")
+    assert "1001" in message
+    assert "MINARI_DATASETS_PATH" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("local/maze2d-umase-v1", "did you mean maze2d-umaze-v1"),
+        ("maze2d-umaze-v1", "write 'local/maze2d-umaze-v1'"),
+        ("d4rl/maze2d-umaze-v1", "unknown data source 'd4rl'"),
+        ("local/hopper-medium-v2", "later release"),
+        ("../x", "unknown task"),
+    ],
+)
+def test_a_dataset_that_cannot_be_made_is_explained(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    assert message in refused("data", "make", name)
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_data_that_have_no_place_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file" / "below"))
+    message = refused("data", "make", DATASET, "--transitions", "1000")
+    assert str(tmp_path / "file" / "below") in message
+
+
+# Sweeps
+
+
+def test_a_bad_spec_names_every_problem_and_starts_nothing(tiny: Spec, storage: Path) -> None:
+    path = tiny(trials=0, trails=3, tasks=["local/maze2d-umase-v1"])
+    message = refused("sweep", "run", str(path), "--storage", str(storage))
+    assert "3 problems; nothing was started" in message
+    for problem in ("trials: ", "trails: unknown key", "tasks.0: unknown task"):
+        assert problem in message
+    assert not storage.exists()
+
+
+def test_a_spec_that_is_not_there_hints_at_presets() -> None:
+    assert "did you mean quickstart" in refused("sweep", "run", "quickstrat")
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "stop"])
+@pytest.mark.parametrize("name", ["another", "../tiny", "Tiny", ""])
+def test_an_unknown_sweep_is_refused_with_those_that_are_there(
+    command: str, name: str, frozen: SweepFolder
+) -> None:
+    message = refused("sweep", command, name, "--storage", str(frozen.storage))
+    assert "there: tiny" in message
+    assert not (frozen.path / "job").exists()
+
+
+def test_a_report_of_an_unknown_sweep_lists_near_names(frozen: SweepFolder) -> None:
+    write_json(frozen.path / "sweep.json", {"created": "then"})
+    message = refused("report", "tinny", "--storage", str(frozen.storage))
+    assert "did you mean tiny?" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sweep", "list"),
+        ("sweep", "status", "x"),
+        ("sweep", "resume", "x"),
+        ("sweep", "run", "quickstart"),
+        ("report", "x"),
+    ],
+)
+@pytest.mark.parametrize("place", ["file/below", "s3://bucket/sweeps"])
+def test_a_storage_that_cannot_be_used_is_refused(
+    arguments: tuple[str, ...], place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    where = place if "://" in place else str(tmp_path / place)
+    assert where in refused(*arguments, "--storage", where)
+
+
+def test_another_spec_under_a_used_name_is_refused(frozen: SweepFolder, tiny: Spec) -> None:
+    message = refused("sweep", "run", str(tiny(seed=9)), "--storage", str(frozen.storage))
+    assert "with another spec" in message
+    assert not (frozen.path / "job").exists()
+
+
+def test_an_empty_storage_says_how_to_start(storage: Path, project_home: Path) -> None:
+    assert f"no sweeps in {storage}" in ractd("sweep", "list", "--storage", str(storage))
+    assert f"no sweeps in {project_home / 'storage'}" in ractd("sweep", "list")
+
+
+def test_a_sweep_is_listed_and_its_status_told(frozen: SweepFolder) -> None:
+    listed = ractd("sweep", "list", "--storage", str(frozen.storage))
+    assert "tiny [unknown]" in listed
+    told = ractd("sweep", "status", "tiny", "--storage", str(frozen.storage))
+    for output in (listed, told):
+        assert f"{DATASET}: 1/4 trials (1 completed), 0 under way, 3 to come, best 61.5" in output
+    assert "report:" not in told
+
+
+def test_stopping_a_sweep_that_does_not_run_changes_nothing(frozen: SweepFolder) -> None:
+    assert "tiny: unknown" in ractd("sweep", "stop", "tiny", "--storage", str(frozen.storage))
+
+
+@pytest.mark.parametrize("arguments", [("sweep", "status", "tiny"), ("sweep", "list")])
+def test_a_damaged_record_is_a_message_that_names_the_file(
+    frozen: SweepFolder, arguments: tuple[str, ...]
+) -> None:
+    path = frozen.trials.folder("k") / "record.json"
+    path.write_text(path.read_text()[:20])
+    assert str(path) in refused(*arguments, "--storage", str(frozen.storage))
+
+
+def test_a_damaged_spec_is_a_message_that_names_the_file(frozen: SweepFolder) -> None:
+    path = frozen.path / "spec.yaml"
+    path.write_text("name: [")
+    assert str(path) in refused("sweep", "status", "tiny", "--storage", str(frozen.storage))
+
+
+@pytest.mark.parametrize("arguments", [(), ("sweep",), ("data",)])
+def test_a_command_without_a_verb_shows_its_help(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code in (0, 2)
+    assert "Usage:" in result.output
+
+
+def test_the_installed_module_ends_with_the_code_and_no_traceback(storage: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", "sweep", "status", "none", "--storage", str(storage)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no sweep 'none'")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,336 @@
+"""What trials leave behind: records that analysis can read, the winner, and the final rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import load_sweep
+from ractd_core.files import write_json
+from ractd_core.training import DivergedError
+from sweeps.canonical import key_of
+from sweeps.finals import evaluate_rows, missing, wanted, winner
+from sweeps.jsonl import append_row, read_rows
+from sweeps.layout import SweepFolder, TaskContext, TrialPlan
+from sweeps.ledger import Record
+from sweeps.spec import FINAL_SEED, SELECTION_SEED, load_spec
+from sweeps.stage_store import MODEL
+from sweeps.trial import (
+    CHECKPOINT,
+    CURVE,
+    EPISODES,
+    close_trial,
+    failure_reason,
+    run_trial,
+    selection_seeds,
+)
+
+pytestmark = pytest.mark.usefixtures("project_home")
+
+Spec = Callable[..., Path]
+SCORES = (80.0, 90.0, 100.0)
+
+
+def open_context(tiny: Spec, storage: Path, index: int = 0, **changes: Any) -> TaskContext:
+    spec = load_spec(str(tiny(**changes)))
+    folder = SweepFolder(storage, spec.name)
+    folder.freeze(spec)
+    return TaskContext(folder, spec, spec.datasets()[index], "f" * 64)
+
+
+@pytest.fixture
+def context(tiny: Spec, tmp_path: Path) -> TaskContext:
+    return open_context(tiny, tmp_path / "storage")
+
+
+def plan_at(context: TaskContext, sigma: float) -> TrialPlan:
+    return context.trial({"window.horizon": 16, "student.reward_weight": sigma})
+
+
+def played(plan: TrialPlan, scores: tuple[float, ...] = SCORES, steps: int = 30) -> None:
+    """The files of a trial that has been scored every ten steps and played its last episodes."""
+    for step in range(10, steps + 1, 10):
+        row = {"step": step, "loss": 0.5, "score": step / 2, "score_std": 1.0, "episodes": 3}
+        append_row(plan.folder / CURVE, row | {"seconds": 2.0, "device": "cpu"})
+    lines = [
+        f"{SELECTION_SEED + index},{score / 2},{score},300" for index, score in enumerate(scores)
+    ]
+    (plan.folder / EPISODES).write_text("\n".join(["seed,return,score,length", *lines, ""]))
+    (plan.folder / CHECKPOINT).write_bytes(b"half way")
+
+
+def close(context: TaskContext, number: int, status: str, score: float = 0.0) -> Record:
+    plan = plan_at(context, number / 1000)
+    played(plan, (score - 1, score + 1))
+    close_trial(plan, number, status, None if status == "completed" else "because")
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    return record
+
+
+# A trial's record
+
+
+def test_a_completed_trials_record_says_how_it_was_chosen(context: TaskContext) -> None:
+    plan = plan_at(context, 1e-3)
+    played(plan)
+    close_trial(plan, 4, "completed")
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    assert (record["kind"], record["method"], record["number"]) == ("trial", "ractd", 4)
+    assert (record["status"], record["reason"]) == ("completed", None)
+    assert (record["steps"], record["seconds"], record["device"]) == (30, 6.0, "cpu")
+    assert record["workers"] == context.spec.resources.student.workers
+    assert record["selection"] == {
+        "rule": "last",
+        "score": 90.0,
+        "std": 10.0,
+        "episodes": 3,
+        "first_seed": SELECTION_SEED,
+    }
+    assert record.items() >= plan.identity().items()
+    assert not (plan.folder / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("status", ["pruned", "failed"])
+def test_an_unfinished_trial_has_no_selection_but_what_it_took(
+    context: TaskContext, status: str
+) -> None:
+    plan = plan_at(context, 1e-3)
+    played(plan, steps=20)
+    close_trial(plan, 4, status, "because")
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    assert (record["status"], record["reason"]) == (status, "because")
+    assert record["selection"] is None
+    assert (record["steps"], record["seconds"]) == (20, 4.0)
+
+
+def test_a_trial_that_never_scored_can_be_closed(context: TaskContext) -> None:
+    plan = plan_at(context, 1e-3)
+    close_trial(plan, 0, "failed", "because")
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    assert (record["steps"], record["seconds"]) == (0, 0)
+
+
+def test_closing_again_changes_nothing(context: TaskContext) -> None:
+    plan = plan_at(context, 1e-3)
+    played(plan)
+    close_trial(plan, 4, "completed")
+    before = context.folder.trials.get(plan.key)
+    close_trial(plan, 4, "pruned", "too late")
+    assert context.folder.trials.get(plan.key) == before
+
+
+def test_one_selection_episode_is_enough(context: TaskContext) -> None:
+    """A spec may ask for one; its spread is then 0, as in the curve, not a missing number."""
+    plan = plan_at(context, 1e-3)
+    played(plan, (42.0,))
+    close_trial(plan, 0, "completed")
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    assert (record["selection"]["score"], record["selection"]["std"]) == (42.0, 0.0)
+
+
+def test_analysis_reads_every_field_of_the_records(tiny: Spec, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    context = open_context(tiny, storage)
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    records = [
+        close(context, number, status, 10.0 * number)
+        for number, status in enumerate(["completed", "pruned", "failed", "completed"])
+    ]
+    begun = plan_at(context, 0.5)
+    append_row(begun.folder / CURVE, {"step": 10, "score": 1.0, "seconds": 1.0, "device": "cpu"})
+    for kind in ("teacher", "reward"):
+        request = context.request(kind, begun.recipe)
+
+        def build(folder: Path) -> dict[str, Any]:
+            (folder / MODEL).write_bytes(b"weights")
+            took = {"steps": 30, "loss": 0.5, "seconds": 2.0, "workers": 2}
+            return took | {"device": "cpu", "device_seconds": 4.0}
+
+        context.folder.store.ensure(request, build)
+
+    sweep = load_sweep(storage, context.folder.name)
+    assert sweep.unfinished_trials == 1
+    frame = sweep.trials.set_index("number")
+    assert len(frame) == 4
+    for record in records:
+        line = frame.loc[record["number"]]
+        for name in ("key", "status", "dataset", "fingerprint", "steps", "seconds", "device"):
+            assert line[name] == record[name]
+        assert line["horizon"] == 16
+        assert line["reward_weight"] == record["number"] / 1000
+        if record["selection"]:
+            assert line["selection_score"] == record["selection"]["score"]
+            assert line["selection_first_seed"] == SELECTION_SEED
+    assert list(sweep.curves.groupby("number").size()) == [3, 3, 3, 3]
+    assert set(sweep.stages["kind"]) == {"teacher", "reward"}
+    assert set(sweep.stages["device_seconds"]) == {4.0}
+    assert set(sweep.stages.loc[sweep.stages["kind"] == "teacher", "horizon"]) == {16.0}
+    assert len(sweep.uses) == 8
+
+
+# Running a trial again, and trials that fail
+
+
+def test_a_trial_with_a_record_is_not_run_again_but_its_scores_are_reported(
+    context: TaskContext,
+) -> None:
+    plan = plan_at(context, 1e-3)
+    played(plan)
+    close_trial(plan, 4, "completed")
+    before = {path: path.stat().st_mtime_ns for path in plan.folder.iterdir() if path.suffix}
+    reported: list[dict[str, Any]] = []
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 9}, reported.append)
+    assert reported == read_rows(plan.folder / CURVE)
+    assert [row["step"] for row in reported] == [10, 20, 30]
+    after = {path: path.stat().st_mtime_ns for path in plan.folder.iterdir() if path.suffix}
+    assert after == before
+    assert not context.folder.store.root.exists(), "a stage was built for nothing"
+
+
+def test_an_error_inside_a_trial_becomes_its_record(context: TaskContext) -> None:
+    """There are no data here."""
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 2}, lambda row: None)
+    record = context.folder.trials.get(plan.key)
+    assert record is not None
+    assert (record["status"], record["number"]) == ("failed", 2)
+    assert record["reason"].startswith("DataError: dataset local/maze2d-umaze-v1 is not under ")
+    assert "Traceback" in (plan.folder / "error.txt").read_text()
+
+
+def test_trouble_with_the_storage_is_raised_and_leaves_no_record(
+    context: TaskContext,
+) -> None:
+    context.folder.store.root.parent.mkdir(parents=True, exist_ok=True)
+    context.folder.store.root.write_text("a file where a folder should be")
+    plan = plan_at(context, 1e-3)
+    payload = {"context": context.to_json(), "values": plan.values, "number": 2}
+    with pytest.raises(OSError, match="stages"):
+        run_trial(payload, lambda row: None)
+    assert context.folder.trials.get(plan.key) is None
+
+
+def test_a_diverged_trial_says_so() -> None:
+    assert failure_reason(DivergedError("loss not finite at step 7")) == (
+        "diverged: loss not finite at step 7"
+    )
+
+
+@given(st.text(max_size=1000))
+def test_a_reason_is_one_short_line_with_the_kind_of_error(text: str) -> None:
+    reason = failure_reason(ValueError(text))
+    assert reason.startswith("ValueError: ")
+    assert len(reason) <= 300
+    assert len(reason.splitlines()) == 1
+    kept = reason.removeprefix("ValueError: ").split()
+    if not text.split():
+        assert kept == ["no", "message"]
+    elif len(reason) < 300:
+        assert kept == text.split()
+
+
+@given(st.integers(1, 1000))
+def test_selection_never_meets_the_final_seeds(episodes: int) -> None:
+    seeds = selection_seeds(episodes)
+    assert len(set(seeds)) == episodes
+    assert max(seeds) < FINAL_SEED
+
+
+# The winner and its rows
+
+
+def test_the_best_selection_score_wins_and_the_earlier_of_two_equals(context: TaskContext) -> None:
+    assert winner(context) is None
+    close(context, 0, "pruned", 1000.0)
+    close(context, 1, "failed", 1000.0)
+    assert winner(context) is None
+    assert missing(context) == []
+    for number, score in ((5, 70.0), (4, 80.0), (3, 80.0), (6, 10.0)):
+        close(context, number, "completed", score)
+    best = winner(context)
+    assert best is not None
+    assert best["number"] == 3
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_winner_does_not_depend_on_who_ended_first(
+    context: TaskContext, order: tuple[int, int]
+) -> None:
+    for number in order:
+        close(context, number, "completed", 5.0)
+    best = winner(context)
+    assert best is not None
+    assert best["number"] == 1
+
+
+def test_a_negative_score_can_win(context: TaskContext) -> None:
+    close(context, 0, "completed", -20.0)
+    close(context, 1, "completed", -10.0)
+    best = winner(context)
+    assert best is not None
+    assert best["number"] == 1
+
+
+def test_each_task_has_its_own_winner(tiny: Spec, tmp_path: Path) -> None:
+    tasks = {"tasks": ["local/maze2d-umaze-v1", "local/maze2d-large-v1"]}
+    umaze, large = (open_context(tiny, tmp_path / "s", index, **tasks) for index in (0, 1))
+    large = TaskContext(large.folder, large.spec, large.dataset, "e" * 64)
+    close(umaze, 1, "completed", 10.0)
+    close(large, 2, "completed", 20.0)
+    numbers = [(winner(each) or {})["number"] for each in (umaze, large)]
+    assert numbers == [1, 2]
+
+
+def test_rows_are_wanted_for_the_winner_by_the_spec(context: TaskContext) -> None:
+    close(context, 0, "completed", 10.0)
+    one = winner(context)
+    assert one is not None
+    first = wanted(context, one)
+    assert list(first) == ["ractd", *context.spec.rows]
+    assert len(set(first.values())) == len(first)
+    close(context, 1, "completed", 20.0)
+    other = winner(context)
+    assert other is not None
+    assert not set(first.values()) & set(wanted(context, other).values())
+
+
+def test_other_final_episodes_want_other_rows(context: TaskContext) -> None:
+    best = close(context, 0, "completed", 10.0)
+    episodes = context.spec.evaluation.model_copy(update={"final_episodes": 6})
+    spec = context.spec.model_copy(update={"evaluation": episodes})
+    other = TaskContext(context.folder, spec, context.dataset, context.fingerprint)
+    assert not set(wanted(context, best).values()) & set(wanted(other, best).values())
+
+
+def test_what_is_missing_shrinks_as_rows_are_written(context: TaskContext) -> None:
+    close(context, 0, "completed", 10.0)
+    best = winner(context)
+    assert best is not None
+    rows = wanted(context, best)
+    left = list(rows)
+    for method in ("teacher", "ractd", "regression"):
+        assert missing(context) == left
+        context.folder.rows.put(rows[method], {"kind": "row", "method": method})
+        left.remove(method)
+    assert missing(context) == left == []
+    evaluate_rows(json.loads(json.dumps(context.to_json())))  # nothing is left to be done
+    close(context, 1, "completed", 20.0)
+    assert missing(context) == list(rows), "a new winner needs its own rows"
+
+
+def test_rows_of_another_key_do_not_count(context: TaskContext) -> None:
+    close(context, 0, "completed", 10.0)
+    before = missing(context)
+    context.folder.rows.put(key_of(["another winner"]), {"kind": "row", "method": "ractd"})
+    assert missing(context) == before

@@ -1,0 +1,277 @@
+"""Where things lie, what defines a trial, and what a sweep refuses to go on with."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ractd_core.files import write_json
+from sweeps.layout import (
+    StorageError,
+    SweepFolder,
+    TaskContext,
+    check_storage,
+    default_storage,
+    names,
+    pin_data,
+    versions,
+)
+from sweeps.search_space import Scalar
+from sweeps.spec import SpecError, SweepSpec, load_spec, parse_spec
+
+pytestmark = pytest.mark.usefixtures("project_home")
+
+Spec = Callable[..., Path]
+
+
+def spec(extra: str = "", name: str = "one") -> SweepSpec:
+    return parse_spec(
+        f"name: {name}\ntasks: [local/maze2d-umaze-v1]\ntrials: 2\n"
+        f"search: {{sigma: {{low: 0, high: 1}}}}\n{extra}",
+        "spec.yaml",
+    )
+
+
+def context(
+    extra: str = "", name: str = "one", fingerprint: str = "f" * 64, storage: str = "storage"
+) -> TaskContext:
+    parsed = spec(extra, name)
+    return TaskContext(SweepFolder(Path(storage), name), parsed, parsed.datasets()[0], fingerprint)
+
+
+def key(values: dict[str, Scalar], **changes: str) -> str:
+    return context(**changes).trial(values).key
+
+
+# Trials
+
+VALUES: dict[str, Scalar] = {"student.reward_weight": 0.5, "window.horizon": 128}
+
+
+def test_a_context_crosses_a_process_border_as_json(tmp_path: Path, tiny: Spec) -> None:
+    loaded = load_spec(str(tiny(tasks=["local/maze2d-umaze-v1", "local/maze2d-large-v1"])))
+    folder = SweepFolder(tmp_path / "storage", loaded.name)
+    folder.freeze(loaded)
+    for dataset in loaded.datasets():
+        here = TaskContext(folder, loaded, dataset, "ab" * 32)
+        there = TaskContext.from_json(json.loads(json.dumps(here.to_json())))
+        assert there == here
+        values: dict[str, Scalar] = {"window.horizon": 16}
+        assert there.trial(values).key == here.trial(values).key
+        assert there.trial(values).folder == here.trial(values).folder
+
+
+def test_a_context_of_a_sweep_that_is_gone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no sweep 'one'"):
+        TaskContext.from_json(context(storage=str(tmp_path)).to_json())
+
+
+def test_a_trials_key_is_the_same_however_its_values_are_given() -> None:
+    backwards = dict(reversed(VALUES.items()))
+    assert key(VALUES) == key(backwards)
+    assert key(VALUES) == key({**VALUES, "window.horizon": 128.0})
+    assert key(VALUES) == key({**VALUES, "student.ctm_weight": 1.0}), "a default changes nothing"
+    assert key(VALUES) == key(
+        {"window.horizon": 128}, extra="recipe: {student: {reward_weight: 0.5}}"
+    )
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "resources: {student: {cpus: 3, workers: 2}, concurrent_trials: 1}",
+        "pruner: {kind: none}",
+        "rows: []",
+        "first_trials: []",
+        "evaluation: {final_episodes: 7}",
+        "recipe: {regression: {seed: 4}}",
+    ],
+)
+def test_a_trials_key_does_not_depend_on_what_its_record_does_not(extra: str) -> None:
+    assert key(VALUES) == key(VALUES, extra=extra, name="other", storage="elsewhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "e" * 64},
+        {"extra": "evaluation: {every: 49}"},
+        {"extra": "evaluation: {episodes: 24}"},
+        {"extra": "evaluation: {selection_episodes: 49}"},
+        {"extra": "recipe: {student: {seed: 1}}"},
+        {"extra": "recipe: {teacher: {optim: {steps: 1}}}"},
+        {"extra": "recipe: {reward: {discount: 0.5}}"},
+    ],
+)
+def test_a_trials_key_changes_with_what_changes_its_record(change: dict[str, str]) -> None:
+    assert key(VALUES) != key(VALUES, **change)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6, unique=True))
+def test_other_values_have_other_keys_and_folders(weights: list[float]) -> None:
+    plans = [context().trial({"student.reward_weight": weight}) for weight in weights]
+    assert len({plan.key for plan in plans}) == len(weights)
+    assert len({plan.folder for plan in plans}) == len(weights)
+
+
+def test_a_trials_identity_says_which_data_values_and_stages() -> None:
+    here = context(extra="recipe: {student: {seed: 3, dsm_weight: 0.25}}")
+    plan = here.trial({**VALUES, "student.dropout": 0.5})
+    identity = plan.identity()
+    assert identity["sweep"] == "one"
+    assert identity["dataset"] == "local/maze2d-umaze-v1"
+    assert identity["task"] == here.dataset.task.name
+    assert (identity["ref_min"], identity["ref_max"]) == (
+        here.dataset.task.ref_min,
+        here.dataset.task.ref_max,
+    )
+    assert identity["training_seed"] == 3
+    assert identity["params"] == {
+        "horizon": 128,
+        "reward_weight": 0.5,
+        "ctm_weight": plan.recipe.student.ctm_weight,
+        "dsm_weight": 0.25,
+        "student.dropout": 0.5,
+    }
+    for kind, name in identity["stages"].items():
+        assert name == here.request(kind, plan.recipe).name
+
+
+# Sweeps
+
+
+def test_a_frozen_spec_is_read_back_and_the_same_one_is_accepted(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    written = (folder.path / "spec.yaml").stat().st_mtime_ns
+    assert folder.spec() == spec()
+    folder.freeze(spec())
+    assert (folder.path / "spec.yaml").stat().st_mtime_ns == written
+    assert [path.name for path in folder.path.iterdir()] == ["spec.yaml"]
+
+
+@pytest.mark.parametrize("extra", ["seed: 1", "resources: {student: {cpus: 2}}"])
+def test_another_spec_under_the_same_name_is_refused(tmp_path: Path, extra: str) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    with pytest.raises(StorageError, match=r"exists in .* with another spec"):
+        folder.freeze(spec(extra))
+    assert folder.spec() == spec()
+
+
+def test_a_damaged_spec_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    path = folder.path / "spec.yaml"
+    path.write_text(path.read_text()[:60])
+    with pytest.raises(SpecError, match=str(path)):
+        folder.spec()
+
+
+def test_names_are_the_sweeps_with_a_spec(tmp_path: Path) -> None:
+    assert names(tmp_path) == []
+    for name in ("two", "one"):
+        SweepFolder(tmp_path, name).freeze(spec(name=name))
+    (tmp_path / "sweeps" / "begun").mkdir()
+    assert names(tmp_path) == ["one", "two"]
+    with pytest.raises(StorageError, match=r"no sweep 'three' .*one, two"):
+        SweepFolder(tmp_path, "three").spec()
+
+
+def test_data_that_changed_since_the_sweep_began_are_refused(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    about = folder.path / "sweep.json"
+    write_json(about, {"name": "one", "created": "then", "datasets": {}})
+    pin_data(folder, "local/a", "1" * 64)
+    pin_data(folder, "local/b", "2" * 64)
+    pin_data(folder, "local/a", "1" * 64)
+    before = about.read_bytes()
+    with pytest.raises(StorageError, match=r"local/b has changed .* 333333333333, then 2222"):
+        pin_data(folder, "local/b", "3" * 64)
+    assert about.read_bytes() == before
+    known: Any = json.loads(before)
+    assert known == {
+        "name": "one",
+        "created": "then",
+        "datasets": {"local/a": "1" * 64, "local/b": "2" * 64},
+    }
+
+
+def test_sweeps_of_one_storage_share_stages_and_nothing_else(tmp_path: Path) -> None:
+    one, two = SweepFolder(tmp_path, "one"), SweepFolder(tmp_path, "two")
+    assert one.store.root == two.store.root
+    own = [{f.path, f.trials.root, f.rows.root, f.scratch} for f in (one, two)]
+    assert not own[0] & own[1]
+    assert all(path.is_relative_to(one.path) for path in own[0])
+
+
+def test_versions_are_those_of_python_and_the_packages() -> None:
+    found = versions()
+    assert {"python", "ractd", "torch", "ray"} <= set(found)
+    assert all(found.values())
+
+
+# Storage
+
+
+def test_the_default_storage_lies_under_ractd_home(project_home: Path) -> None:
+    assert check_storage(None) == default_storage() == project_home / "storage"
+    assert default_storage().is_dir()
+
+
+def test_a_storage_is_made_and_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = check_storage("deep/er")
+    assert made == tmp_path / "deep" / "er"
+    assert list(made.iterdir()) == []
+
+
+def test_a_storage_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    for place in ("file", "file/below", "file/below/deeper"):
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            check_storage(str(tmp_path / place))
+        assert str(tmp_path / place) in str(caught.value)
+        assert "--storage" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "here"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a", "gs://b", "file:///tmp/a"])
+def test_a_uri_is_refused_as_such(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="is a URI"):
+        check_storage(uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_that_check_the_storage_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Somebody looks at a sweep again and again while another command begins."""
+    count = 4
+    gate = threading.Barrier(count)
+    errors: list[StorageError] = []
+
+    def look() -> None:
+        gate.wait(30)
+        for _ in range(200):
+            try:
+                check_storage(str(tmp_path / "storage"))
+            except StorageError as error:
+                errors.append(error)
+                return
+
+    lookers = [threading.Thread(target=look) for _ in range(count)]
+    for looker in lookers:
+        looker.start()
+    for looker in lookers:
+        looker.join()
+    assert errors == []
