@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ractd_core.config import UNetConfig
-from ractd_core.models.unet import FiLM, TemporalUNet, sinusoid
+from ractd_core.models.unet import FiLM, ResidualBlock, TemporalUNet, sinusoid
 from ractd_core.models.value import ValueMLP
 
 
@@ -135,6 +135,16 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(network(*args), network(*args))
     network.eval()
     assert torch.equal(network(*args), network(*args))
+
+
+def test_dropout_of_everything_leaves_the_skip_connection() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(8,), patch=4, groups=4, embed_dim=8)
+    block = ResidualBlock(8, 12, 3, config, False, dropout=1.0)
+    h, embedding = torch.randn(2, 8, 6), torch.randn(2, 11)
+    assert torch.equal(block(h, embedding, None), block.skip(h))
+    block.eval()
+    assert not torch.equal(block(h, embedding, None), block.skip(h))
 
 
 @given(st.floats(-1000, 1100), st.integers(2, 32))

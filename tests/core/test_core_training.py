@@ -34,6 +34,7 @@ class Line(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.network: nn.Module = nn.Linear(2, 1)
+        self.memory = nn.ModuleDict()
         self.after = 0
 
     def forward(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
@@ -327,7 +328,7 @@ def test_a_diverged_run_says_so_and_saves_nothing_that_is_not_finite(
     path = tmp_path / "checkpoint"
     config = OptimConfig(steps=60, batch_size=4, lr=lr, warmup_steps=0)
     trainer = Trainer(Line(), config, seed=0, device=CPU, checkpoint=path)
-    with pytest.raises(DivergedError, match=r"loss.* not finite at step \d+"):
+    with pytest.raises(DivergedError, match=r"not finite at step \d+"):
         trainer.run(every=every)
     assert trainer.step <= 20
     if path.exists():

@@ -16,16 +16,15 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray import cloudpickle
-from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.jsonl import append_row
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.ledger import Record
-from sweeps.search import QuietProgress, StudyScheduler, StudySearch, distribution, mend_journal
+from sweeps.search import QuietProgress, StudySearch, distribution, mend_journal
 from sweeps.search_space import Choices, Range, canonical_path, contains
 from sweeps.spec import SpecError, paper_defaults, parse_spec
-from sweeps.trial import CURVE, EPISODES, close_trial, plan_of
+from sweeps.trial import CURVE, EPISODES, STOP, close_trial, plan_of
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -329,54 +328,58 @@ def test_a_trial_that_ends_without_record_or_error_stays_open(start: Start) -> N
 # Pruning
 
 
+def tell(search: StudySearch, config: dict[str, Any], name: str, step: int, score: float) -> bool:
+    """A trial reports a score; whether it has been asked to stop."""
+    score_at(config, step, score)
+    search.on_trial_result(name, {"step": step, "score": score})
+    return (plan_of(config).folder / STOP).exists()
+
+
 def pruning(start: Start, **changes: Any) -> StudySearch:
     """A search in which two trials have completed with 50 and more at every step."""
     pruner = {"kind": "median", "startup_trials": 2}
     search = open_search(start(**{"pruner": pruner, **changes}))
     for index in range(2):
-        config = suggest(search, f"good {index}")
-        for step in (10, 20):
-            score_at(config, step, 50.0 + index)
-            assert not search.should_prune(f"good {index}", step, 50.0 + index)
+        config, name = suggest(search, f"good {index}"), f"good {index}"
+        for step in (10, 20, 30):
+            assert not tell(search, config, name, step, 50.0 + index)
         write_record(config, "completed", 50.0 + index)
-        search.on_trial_complete(f"good {index}")
+        search.on_trial_complete(name)
     return search
 
 
-def test_a_trial_below_the_median_is_pruned_and_recorded_so(start: Start) -> None:
+def test_a_trial_below_the_median_is_asked_to_stop(start: Start) -> None:
     search = pruning(start)
     config = suggest(search, "bad")
-    score_at(config, 10, 1.0)
-    assert search.should_prune("bad", 10, 1.0)
+    assert tell(search, config, "bad", 10, 1.0)
+    assert "median" in (plan_of(config).folder / STOP).read_text()
+    assert search.context.folder.trials.get(plan_of(config).key) is None, "the trial writes it"
+    write_record(config, "pruned")
     search.on_trial_complete("bad")
-    record = search.context.folder.trials.get(plan_of(config).key)
-    assert record is not None
-    assert (record["status"], record["selection"]) == ("pruned", None)
-    assert "median" in record["reason"]
-    assert record["steps"] == 10
     assert trials_in(search)[-1] == (2, "PRUNED")
     agreed(search)
 
 
 def test_a_trial_above_the_median_goes_on(start: Start) -> None:
     search = pruning(start)
-    suggest(search, "better")
-    assert not search.should_prune("better", 10, 90.0)
-    assert not search.should_prune("better", 20, 90.0)
+    config = suggest(search, "better")
+    assert not tell(search, config, "better", 10, 90.0)
+    assert not tell(search, config, "better", 20, 90.0)
 
 
-def test_a_trial_at_its_last_step_is_not_pruned(start: Start) -> None:
+def test_only_the_trial_that_is_behind_is_asked_to_stop(start: Start) -> None:
+    search = pruning(start)
+    configs = {name: suggest(search, name) for name in ("better", "worse")}
+    assert not tell(search, configs["better"], "better", 10, 90.0)
+    assert tell(search, configs["worse"], "worse", 10, 1.0)
+    assert not tell(search, configs["better"], "better", 20, 90.0)
+
+
+def test_a_trial_at_its_last_step_is_not_asked_to_stop(start: Start) -> None:
     search = pruning(start)
     config = suggest(search, "bad")
     assert plan_of(config).recipe.student.optim.steps == 30
-    assert not search.should_prune("bad", 30, 1.0)
-
-
-def test_a_trial_with_a_record_is_not_pruned(start: Start) -> None:
-    search = pruning(start)
-    config = suggest(search, "bad")
-    write_record(config, "completed", 1.0)
-    assert not search.should_prune("bad", 10, 1.0)
+    assert not tell(search, config, "bad", 30, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -389,43 +392,34 @@ def test_a_trial_with_a_record_is_not_pruned(start: Start) -> None:
 )
 def test_the_spec_says_when_pruning_begins(start: Start, pruner: dict[str, Any]) -> None:
     search = pruning(start, pruner=pruner)
-    suggest(search, "bad")
-    assert not search.should_prune("bad", 10, 1.0)
-    assert search.should_prune("bad", 20, 1.0) == ("warmup_steps" in pruner)
+    config = suggest(search, "bad")
+    assert not tell(search, config, "bad", 10, 1.0)
+    assert tell(search, config, "bad", 20, 1.0) == ("warmup_steps" in pruner)
 
 
 def test_the_pruner_remembers_across_drivers(start: Start) -> None:
     search = open_search(pruning(start).context)
-    suggest(search, "bad")
-    assert search.should_prune("bad", 10, 1.0)
+    assert tell(search, suggest(search, "bad"), "bad", 10, 1.0)
+
+
+def test_the_pruner_remembers_after_the_study_is_lost(start: Start) -> None:
+    """The curves of the records are as good."""
+    context = pruning(start).context
+    journal(context).unlink()
+    search = open_search(context)
+    assert tell(search, suggest(search, "bad"), "bad", 10, 1.0)
 
 
 def test_a_continued_trial_may_report_its_steps_again(start: Start) -> None:
     context = start()
     search = open_search(context)
-    suggest(search, "a")
-    search.should_prune("a", 10, 5.0)
+    tell(search, suggest(search, "a"), "a", 10, 5.0)
     again = open_search(context)
-    suggest(again, "a")
+    config = suggest(again, "a")
     for step, score in ((10, 5.0), (20, 6.0)):
-        assert not again.should_prune("a", step, score)
+        assert not tell(again, config, "a", step, score)
     [trial] = again.study.get_trials()
     assert trial.intermediate_values == {10: 5.0, 20: 6.0}
-
-
-def test_the_scheduler_stops_what_the_study_gives_up(start: Start) -> None:
-    search = pruning(start)
-    scheduler = StudyScheduler(search)
-    for name in ("better", "worse"):
-        suggest(search, name)
-
-    def told(name: str, step: int, score: float) -> str:
-        trial = SimpleNamespace(trial_id=name)
-        return scheduler.on_trial_result(None, trial, {"step": step, "score": score})
-
-    assert told("better", 10, 90.0) == TrialScheduler.CONTINUE
-    assert told("worse", 10, 1.0) == TrialScheduler.STOP
-    assert told("worse", 20, 99.0) == TrialScheduler.STOP, "once given up, it stays so"
 
 
 def test_tunes_printer_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,112 @@
+"""Real trials in this process, with very small networks: to the end, stopped, and interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ractd_core.data.store import load, make_local
+from ractd_core.files import write_text
+from sweeps.jsonl import read_rows
+from sweeps.layout import SweepFolder, TaskContext, TrialPlan
+from sweeps.ledger import Record
+from sweeps.search_space import Scalar
+from sweeps.spec import SELECTION_SEED, load_spec
+from sweeps.stage_store import MODEL
+from sweeps.trial import CHECKPOINT, CURVE, EPISODES, STOP, run_trial
+
+pytestmark = pytest.mark.usefixtures("project_home")
+
+Spec = Callable[..., Path]
+Start = Callable[[str], TaskContext]
+Rows = list[dict[str, Any]]
+VALUES: dict[str, Scalar] = {"window.horizon": 16, "student.reward_weight": 1e-3}
+
+
+@pytest.fixture
+def start(tiny: Spec, tmp_path: Path) -> Start:
+    """A context on a dataset that is there, with a storage of its own."""
+    spec = load_spec(str(tiny(data={"transitions": 1000})))
+    [dataset] = spec.datasets()
+    make_local(dataset, spec.data.recipe())
+
+    def make(storage: str) -> TaskContext:
+        folder = SweepFolder(tmp_path / storage, spec.name)
+        folder.freeze(spec)
+        return TaskContext(folder, spec, dataset, load(dataset).fingerprint)
+
+    return make
+
+
+def run(
+    context: TaskContext, report: Callable[[dict[str, Any]], None] = lambda row: None
+) -> tuple[TrialPlan, Rows, Record | None]:
+    """Run the trial; its plan, the rows it reported, and its record."""
+    plan = context.trial(VALUES)
+    rows: Rows = []
+
+    def both(row: dict[str, Any]) -> None:
+        rows.append(row)
+        report(row)
+
+    run_trial({"context": context.to_json(), "values": VALUES, "number": 3}, both)
+    return plan, rows, context.folder.trials.get(plan.key)
+
+
+def without_clock(rows: Rows) -> Rows:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
+    whole, rows, record = run(start("whole"))
+    assert record is not None
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert rows == read_rows(whole.folder / CURVE)
+    episodes = pd.read_csv(whole.folder / EPISODES)
+    count = whole.context.spec.evaluation.selection_episodes
+    assert list(episodes["seed"]) == list(range(SELECTION_SEED, SELECTION_SEED + count))
+    assert record["selection"]["score"] == pytest.approx(episodes["score"].mean())
+    assert (record["status"], record["number"], record["steps"]) == ("completed", 3, 30)
+    store = whole.context.folder.store
+    assert all(store.find(name) for name in record["stages"].values())
+    assert (whole.folder / MODEL).exists()
+    assert not (whole.folder / CHECKPOINT).exists()
+
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["step"] == 20:
+            raise KeyboardInterrupt
+
+    again = start("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(again, interrupt)
+    assert list(again.folder.trials) == []
+    cut, more, continued = run(again)
+    assert continued is not None
+    assert more[0]["step"] == 10, "what the search may have missed is reported again"
+    curves = [read_rows(plan.folder / CURVE) for plan in (whole, cut)]
+    assert without_clock(curves[0]) == without_clock(curves[1])
+    assert continued["selection"] == record["selection"]
+    assert (whole.folder / EPISODES).read_bytes() == (cut.folder / EPISODES).read_bytes()
+    assert (whole.folder / MODEL).read_bytes() == (cut.folder / MODEL).read_bytes()
+
+
+def test_a_trial_that_is_asked_to_stop_ends_as_pruned_with_the_reason(start: Start) -> None:
+    context = start("stopped")
+    folder = context.trial(VALUES).folder
+
+    def give_up(row: dict[str, Any]) -> None:
+        write_text(folder / STOP, "no hope")
+
+    plan, rows, record = run(context, give_up)
+    assert record is not None
+    assert (record["status"], record["reason"], record["selection"]) == ("pruned", "no hope", None)
+    assert [row["step"] for row in rows] == [10]
+    assert record["steps"] == 10
+    there = {path.name for path in plan.folder.iterdir()}
+    assert not there & {MODEL, EPISODES, CHECKPOINT}
+    # Asked again, as after a kill, it says what it said and does nothing.
+    assert run(context)[1:] == (rows, record)
