@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cluster.protocol import Job, JobError, JobState, JobStatus, check_name
 
 _POLL = 0.1
@@ -41,13 +43,17 @@ class LocalBackend:
 
     def submit(self, job: Job) -> str:
         """Start ``job`` in a process group of its own."""
+        folder = self.folder(job.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "submit.lock"):
+            return self._submit(job, folder)
+
+    def _submit(self, job: Job, folder: Path) -> str:
         if self.status(job.name).state is JobState.RUNNING:
             raise JobError(
                 f"{job.name} is already running ({self._run(job.name)['host']}, process "
                 f"{self._run(job.name)['pid']})"
             )
-        folder = self.folder(job.name)
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "exit").unlink(missing_ok=True)
         described = {"command": job.command, "environment": dict(job.environment)}
         (folder / "job.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -85,7 +91,7 @@ class LocalBackend:
             return JobStatus(JobState.LOST, detail="ended without an exit code")
         if code in _INTERRUPTED:
             return JobStatus(JobState.STOPPED, code, "stopped on request")
-        if code > _SIGNALLED:
+        if code - _SIGNALLED in signal.valid_signals():
             return JobStatus(JobState.FAILED, code, f"killed by signal {code - _SIGNALLED}")
         state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
         return JobStatus(state, code, f"exit code {code}")
@@ -96,12 +102,19 @@ class LocalBackend:
         if not path.exists():
             raise JobError(f"no job {name} under {self.root}")
         with path.open(encoding="utf-8", errors="replace") as file:
+            begun = ""
             while True:
                 running = follow and self.status(name).state is JobState.RUNNING
-                yield from (line.rstrip("\n") for line in file)
+                for line in file:
+                    begun += line
+                    if line.endswith("\n"):
+                        yield begun.rstrip("\n")
+                        begun = ""
                 if not running:
-                    return
+                    break
                 time.sleep(_POLL)
+            if begun:
+                yield begun
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """Interrupt the job as Ctrl-C would, then kill its process group."""

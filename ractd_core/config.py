@@ -87,17 +87,20 @@ class UNetConfig(Config):
 
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64)
     patch: Positive = 8
-    kernel_size: Annotated[int, Field(ge=1, multiple_of=1)] = 5
+    kernel_size: Positive = 5
     groups: Positive = 8
     embed_dim: Annotated[int, Field(ge=4, multiple_of=2)] = 32
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
+        problems = []
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, found {self.kernel_size}")
+            problems.append(f"kernel_size must be odd, found {self.kernel_size}")
         bad = [width for width in self.widths if width % self.groups]
         if bad:
-            raise ValueError(f"widths {bad} are not multiples of groups={self.groups}")
+            problems.append(f"widths {bad} are not multiples of groups={self.groups}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -199,14 +202,16 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _horizon_fits(self) -> Self:
-        for stage, network in (
-            ("teacher", self.teacher.network),
-            ("regression", self.regression.network),
-        ):
-            if self.window.horizon % network.horizon_multiple:
-                raise ValueError(
-                    f"horizon {self.window.horizon} does not fit the {stage} network: it must be a "
-                    f"multiple of {network.horizon_multiple} (patch {network.patch}, "
-                    f"{len(network.widths)} levels)"
-                )
+        problems = [
+            f"horizon {self.window.horizon} does not fit the {stage} network: it must be a "
+            f"multiple of {network.horizon_multiple} (patch {network.patch}, "
+            f"{len(network.widths)} levels)"
+            for stage, network in (
+                ("teacher", self.teacher.network),
+                ("regression", self.regression.network),
+            )
+            if self.window.horizon % network.horizon_multiple
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self

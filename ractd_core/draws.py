@@ -7,17 +7,17 @@ numbers and keeps its share, so that any number of workers trains on the same ba
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
-
-_MIX = 0x9E3779B97F4A7C15
-"""2^64 divided by the golden ratio: spreads consecutive seeds over the generator's states."""
 
 
 def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose numbers depend on (seed, stream) alone."""
-    state = (seed * _MIX + stream * 0xD1B54A32D192ED03 + 1) % 2**63
-    return torch.Generator(device).manual_seed(state)
+    # Hashed, because torch's CPU generator keeps only the lower 32 bits of its seed.
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 class Draws:

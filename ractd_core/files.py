@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+class FileError(ValueError):
+    """A file of the project's own that cannot be read; the message names it."""
+
+
 def home() -> Path:
     """``RACTD_HOME`` (default ``~/.ractd``): caches and the default storage."""
     return Path(os.environ.get("RACTD_HOME") or Path.home() / ".ractd").expanduser().absolute()
@@ -41,12 +45,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_json_once(path: Path, value: Any) -> bool:
+    """As :func:`write_json`, unless ``path`` exists; of several writers at once, one succeeds."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.whole")
+    write_json(part, value)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink()
+    return True
+
+
 def read_json(path: Path) -> Any:
-    """Read JSON; ValueError names the file if it is not valid."""
+    """Read JSON; :class:`FileError` names the file if it is not valid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not valid JSON ({error})") from error
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def teacher_loss(
 def value_loss(value: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Info]:
     """Mean squared error of R(x) to the normalized return-to-go (equation 8)."""
     loss = (value(x) - target).square().mean()
-    variance = target.var()
+    variance = target.var(correction=0).clamp_min(1e-12)
     return loss, {"loss": loss.detach(), "unexplained": loss.detach() / variance}
 
 

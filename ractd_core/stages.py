@@ -107,6 +107,10 @@ class StageModule(nn.Module):
     optim: OptimConfig
     seed: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.ModuleDict()
+
     def after_step(self) -> None:
         """Nothing follows an update."""
 
@@ -187,6 +191,7 @@ class StudentStage(StageModule):
         )
         load_teacher(self.network, teacher.network)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
 
     def train(self, mode: bool = True) -> StudentStage:

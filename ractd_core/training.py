@@ -41,11 +41,13 @@ class DivergedError(RuntimeError):
 class Stage(Protocol):
     """What the loop needs of a stage, which is an ``nn.Module``.
 
-    ``network`` is trained and averaged. Calling the stage gives ``(loss, info)`` for one step's
-    draws; ``after_step`` is called after each update.
+    ``network`` is trained and averaged. ``memory`` holds what else changes in training and belongs
+    into a checkpoint. Calling the stage gives ``(loss, info)`` for one step's draws; ``after_step``
+    is called after each update.
     """
 
     network: nn.Module
+    memory: nn.ModuleDict
 
     def __call__(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and flat metrics of one batch."""
@@ -82,7 +84,8 @@ class Trainer:
         identity: str = "",
     ) -> None:
         assert isinstance(stage, nn.Module)
-        self.stage, self.config, self.seed, self.device = stage, config, seed, device
+        self.stage: Stage = stage
+        self.config, self.seed, self.device = config, seed, device
         self.network = stage.network.to(device)
         self.step = 0
         self._checkpoint, self._identity = checkpoint, identity
@@ -122,6 +125,7 @@ class Trainer:
             if due or self.step % _CHECK_EVERY == 0:
                 self._check_finite(info)
             if due:
+                self._check_finite({"weights": self._largest_weight()})
                 stop = callback(self, self._means(sums, count))
                 sums, count = {}, 0
                 self.save()
@@ -134,6 +138,7 @@ class Trainer:
             return
         tensors = with_prefix("network", self.network.state_dict())
         tensors |= with_prefix("ema", self.ema.state_dict())
+        tensors |= with_prefix("memory", self.stage.memory.state_dict())
         for index, parameter in enumerate(self._parameters):
             tensors |= with_prefix(f"optimizer.{index}", self._optimizer.state[parameter])
         about = {"step": self.step, "identity": self._identity}
@@ -162,13 +167,9 @@ class Trainer:
             torch._foreach_lerp_(
                 list(self.ema.parameters()), list(self.network.parameters()), 1 - decay
             )
-        self._stage_after_step()
+        self.stage.after_step()
         self.step += 1
         return {**info, "grad_norm": norm.detach()}
-
-    def _stage_after_step(self) -> None:
-        stage: Stage = self.stage
-        stage.after_step()
 
     def _check_finite(self, info: dict[str, Tensor]) -> None:
         bad = [key for key, value in info.items() if not torch.isfinite(value)]
@@ -183,6 +184,11 @@ class Trainer:
         torch.distributed.broadcast(answer, src=0)
         return bool(answer)
 
+    def _largest_weight(self) -> Tensor:
+        """The last update can have spoilt weights whose loss nobody has seen yet."""
+        with torch.no_grad():
+            return torch.stack([p.abs().max() for p in self._parameters]).sum()
+
     def _means(self, sums: dict[str, Tensor], count: int) -> Metrics:
         means = torch.stack([value.float() for value in sums.values()]) / count
         if self.workers > 1:
@@ -195,17 +201,17 @@ class Trainer:
             return
         try:
             tensors, about = load_checkpoint(self._checkpoint, str(self.device))
-            if about["identity"] != self._identity:
+            if about.get("identity") != self._identity:
                 raise CheckpointError(f"{self._checkpoint} belongs to another run")
         except CheckpointError as error:
             _log.warning("%s; training starts anew", error)
             return
         self.network.load_state_dict(under_prefix("network", tensors))
         self.ema.load_state_dict(under_prefix("ema", tensors))
+        self.stage.memory.load_state_dict(under_prefix("memory", tensors))
         for index, parameter in enumerate(self._parameters):
             state = under_prefix(f"optimizer.{index}", tensors)
             if state:
                 # fused AdamW keeps its step count beside the moments; safetensors keeps its shape.
                 self._optimizer.state[parameter] = state
         self.step = int(about["step"])
-        self._stage_after_step()

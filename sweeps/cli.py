@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cluster import Job, JobError, JobState, LocalBackend
-from sweeps.layout import StorageError, SweepFolder, check_storage, names
+from sweeps.layout import StorageError, SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
 app = typer.Typer(
@@ -36,11 +36,13 @@ def _errors() -> Iterator[None]:
     """Mistakes of the user are one message and exit code 2, not a traceback."""
     from analysis import RecordError
     from ractd_core.data.flat import DataError
+    from ractd_core.files import FileError
     from ractd_core.tasks import TaskError
 
+    known = (SpecError, StorageError, JobError, TaskError, DataError, RecordError, FileError)
     try:
         yield
-    except (SpecError, StorageError, JobError, TaskError, DataError, RecordError) as error:
+    except known as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
@@ -154,7 +156,7 @@ def sweep_resume(
 ) -> None:
     """Go on with a sweep after anything; if it is running, follow it."""
     with _errors():
-        folder = SweepFolder(check_storage(storage), name)
+        folder = SweepFolder(storage_path(storage), name)
         folder.spec()
         raise typer.Exit(_drive(folder, detach))
 
@@ -165,17 +167,14 @@ def sweep_status(name: Name, storage: Storage = None) -> None:
     from sweeps.status import building, report_page, task_status
 
     with _errors():
-        folder = SweepFolder(check_storage(storage), name)
+        folder = SweepFolder(storage_path(storage), name)
         spec = folder.spec()
         job = _backend(folder).status(name)
-        typer.echo(f"{name}: {job.state}{f', {job.detail}' if job.detail else ''}")
-        for dataset in spec.tasks:
-            typer.echo(task_status(folder, dataset).line())
-        if job.state is JobState.RUNNING:
-            for phrase in building(folder):
-                typer.echo(phrase)
-        if report_page(folder).exists():
-            typer.echo(f"report: {report_page(folder)}")
+        lines = [f"{name}: {job.state}{f', {job.detail}' if job.detail else ''}"]
+        lines += [task_status(folder, dataset).line() for dataset in spec.tasks]
+        lines += building(folder) if job.state is JobState.RUNNING else []
+        lines += [f"report: {report_page(folder)}"] if report_page(folder).exists() else []
+    typer.echo("\n".join(lines))
 
 
 @sweep_app.command("list")
@@ -184,7 +183,7 @@ def sweep_list(storage: Storage = None) -> None:
     from sweeps.status import task_status
 
     with _errors():
-        root = check_storage(storage)
+        root = storage_path(storage)
         found = names(root)
         if not found:
             typer.echo(f"no sweeps in {root}; `ractd sweep run quickstart` starts one")
@@ -199,7 +198,7 @@ def sweep_list(storage: Storage = None) -> None:
 def sweep_stop(name: Name, storage: Storage = None) -> None:
     """Interrupt a running sweep; it can be resumed."""
     with _errors():
-        folder = SweepFolder(check_storage(storage), name)
+        folder = SweepFolder(storage_path(storage), name)
         folder.spec()
         status = _backend(folder).stop(name)
     typer.echo(f"{name}: {status.state}{f', {status.detail}' if status.detail else ''}")
@@ -211,7 +210,7 @@ def report(name: Name, storage: Storage = None) -> None:
     from analysis import write_report
 
     with _errors():
-        folder = SweepFolder(check_storage(storage), name)
+        folder = SweepFolder(storage_path(storage), name)
         written = write_report(folder.storage, name)
     typer.echo(written.table)
     typer.echo("")

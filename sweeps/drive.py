@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ractd_core.data.flat import DataError
+from ractd_core.files import FileError
 from sweeps.embedded_ray import ResourceError, set_environment
 from sweeps.layout import StorageError, SweepFolder
 from sweeps.spec import SpecError
@@ -35,7 +37,9 @@ def main(storage: str, name: str) -> int:
         return _end(f"sweep {name} is already being driven by another process")
     except KeyboardInterrupt:
         return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
-    except (StorageError, SpecError, DataError, ResourceError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
+        if not isinstance(error, StorageError | SpecError | DataError | FileError | ResourceError):
+            traceback.print_exc()
         return _end(f"error: {error}")
     return 0
 

@@ -27,7 +27,7 @@ from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
 from sweeps.search import QuietProgress, StudySearch
-from sweeps.search_space import Choices, apply
+from sweeps.search_space import Choices, apply, misfit
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
 from sweeps.status import building, report_page, task_status
@@ -251,10 +251,11 @@ def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
     choices = {p: v.choices for p, v in own.items() if isinstance(v, Choices)}
     if len(choices) < len(own):
         return []
-    recipes = [
-        apply(context.spec.recipe, dict(zip(choices, values, strict=True)))
-        for values in itertools.product(*choices.values())
+    points = [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
     ]
+    base = context.spec.recipe
+    recipes = [apply(base, point) for point in points if misfit(base, point) is None]
     requests = [context.request(kind, recipe) for recipe in recipes]
     return list({request.name: request for request in requests}.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -32,22 +33,26 @@ def default_storage() -> Path:
 
 def check_storage(text: str | None) -> Path:
     """The storage folder, made if absent; :class:`StorageError` if it cannot be written."""
-    if text and "://" in text:
-        raise StorageError(
-            f"storage {text!r} is a URI; this release stores on a path that every node mounts"
-        )
-    path = Path(text).expanduser().absolute() if text else default_storage()
-    probe = path / ".writable"
+    path = storage_path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise StorageError(
             f"storage {path} cannot be written ({error.strerror or error}); give another with "
             "--storage, or set RACTD_HOME"
         ) from error
     return path
+
+
+def storage_path(text: str | None) -> Path:
+    """The storage folder, whether it is there or not; :class:`StorageError` for a URI."""
+    if text and "://" in text:
+        raise StorageError(
+            f"storage {text!r} is a URI; this release stores on a path that every node mounts"
+        )
+    return Path(text).expanduser().absolute() if text else default_storage()
 
 
 def versions() -> dict[str, str]:
@@ -190,10 +195,11 @@ class TrialPlan:
         """The fields that trials and rows share: which data, which values, which stages."""
         task = self.context.dataset.task
         recipe = self.recipe.model_dump(mode="json")
-        params = dict(self.values)
+        params: dict[str, Scalar] = {}
         for path in LABELS:
             section, leaf = path.split(".")
             params[path] = recipe[section][leaf]
+        params |= self.values
         return {
             "sweep": self.context.folder.name,
             "task": task.name,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ractd_core.files import read_json, write_json
+from ractd_core.files import read_json, write_json_once
 
 Record = dict[str, Any]
 RECORD = "record.json"
@@ -28,17 +28,14 @@ class Ledger:
         return self.root / key
 
     def get(self, key: str) -> Record | None:
-        """The record of ``key``, None if there is none; ValueError if it cannot be read."""
+        """The record of ``key``, None if there is none; FileError if it cannot be read."""
         path = self.folder(key) / RECORD
         return read_json(path) if path.exists() else None
 
     def put(self, key: str, record: Record) -> bool:
         """Write the record unless there is one; whether it was written."""
         path = self.folder(key) / RECORD
-        if path.exists():
-            return False
-        write_json(path, {"schema": SCHEMA, "key": key, **record})
-        return True
+        return write_json_once(path, {"schema": SCHEMA, "key": key, **record})
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.root.glob(f"*/{RECORD}")):

@@ -7,10 +7,11 @@ repaired from it at every start, and Tune's snapshot is never restored.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from ractd_core.files import write_bytes, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
-from sweeps.search_space import Choices, Parameter, Scalar, label
+from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit
 from sweeps.spec import PrunerSpec
 from sweeps.trial import CURVE, STOP, close_trial
 
-_DUPLICATES = 50
+_ATTEMPTS = 20
 _STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -95,7 +96,7 @@ class StudySearch(Searcher):
         self._announce = announce
         spec = context.spec
         self._space = {
-            label(path): (path, distribution(parameter, _is_integer(context, path)))
+            label(path): (path, distribution(parameter, is_integer(spec.recipe, path)))
             for path, parameter in spec.search.items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
@@ -109,20 +110,41 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial's config: an unfinished one first, else a new one that is no duplicate."""
-        for _ in range(_DUPLICATES):
+        for _ in range(_ATTEMPTS):
             trial = self._unfinished.pop(0) if self._unfinished else self.study.ask(self._fixed())
-            plan = self._plan(trial.params)
-            taken = {other.key for _, other in self._trials.values()} | set(self._records())
-            if plan.key in taken:
-                self.study.tell(trial, state=TrialState.FAIL)
-                continue
-            self._trials[trial_id] = (trial, plan)
-            return {
-                "context": self.context.to_json(),
-                "values": plan.values,
-                "number": trial.number,
-            }
+            if self._is_new(trial.params):
+                return self._begin(trial_id, trial)
+            self.study.tell(trial, state=TrialState.FAIL)
+        # A sampler need not stumble on the last points of a small space.
+        for params in self._whole_space():
+            if self._is_new(params):
+                self.study.enqueue_trial(params)
+                return self._begin(trial_id, self.study.ask(self._fixed()))
         return str(Searcher.FINISHED)
+
+    def _is_new(self, params: dict[str, Scalar]) -> bool:
+        """Whether a trial with ``params`` is possible and neither done nor under way."""
+        values = self._values(params)
+        if misfit(self.context.spec.recipe, values) is not None:
+            return False
+        under_way = {plan.key for _, plan in self._trials.values()}
+        return self.context.trial(values).key not in under_way | set(self._records())
+
+    def _begin(self, trial_id: str, trial: Trial) -> dict[str, Any]:
+        plan = self.context.trial(self._values(trial.params))
+        self._trials[trial_id] = (trial, plan)
+        return {
+            "context": self.context.to_json(),
+            "values": plan.values,
+            "number": trial.number,
+        }
+
+    def _whole_space(self) -> Iterator[dict[str, Scalar]]:
+        """Every point of a space of choices; nothing if a parameter is a range."""
+        choices = [p.choices for p in self.context.spec.search.values() if isinstance(p, Choices)]
+        if len(choices) == len(self._space):
+            for values in itertools.product(*choices):
+                yield dict(zip(self._space, values, strict=True))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study a score, and ask the trial to stop if the pruner gives it up."""
@@ -189,11 +211,12 @@ class StudySearch(Searcher):
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state == TrialState.WAITING:
                 continue
-            if set(frozen.params) != set(self._space):
+            whole = set(frozen.params) == set(self._space)
+            if not whole or misfit(self.context.spec.recipe, self._values(frozen.params)):
                 if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
                     self.study.tell(frozen.number, state=TrialState.FAIL)
                 continue
-            key = self._plan(frozen.params).key
+            key = self.context.trial(self._values(frozen.params)).key
             record = records.get(key)
             if record is not None:
                 seen.add(key)
@@ -226,8 +249,9 @@ class StudySearch(Searcher):
     def _fixed(self) -> dict[str, BaseDistribution]:
         return {name: dist for name, (_, dist) in self._space.items()}
 
-    def _plan(self, params: dict[str, Scalar]) -> TrialPlan:
-        return self.context.trial({self._space[name][0]: value for name, value in params.items()})
+    def _values(self, params: dict[str, Scalar]) -> dict[str, Scalar]:
+        """The study's parameters by canonical path."""
+        return {self._space[name][0]: value for name, value in params.items()}
 
 
 class QuietProgress(TrialProgressCallback):
@@ -245,11 +269,3 @@ class QuietProgress(TrialProgressCallback):
 
 def _value(record: Record) -> float | None:
     return record["selection"]["score"] if record["status"] == "completed" else None
-
-
-def _is_integer(context: TaskContext, path: str) -> bool:
-    section, *parents, leaf = path.split(".")
-    model: Any = getattr(context.spec.recipe, section)
-    for parent in parents:
-        model = getattr(model, parent)
-    return isinstance(getattr(model, leaf), int)

@@ -36,6 +36,7 @@ LABELS = {
 }
 """What records and the study call a path; other paths are called by themselves."""
 
+_FIRST_FEW = 4
 _SEARCHED_STAGES = ("window", "teacher", "reward", "student")
 """A trial reads nothing else: the regression is a row of comparison."""
 
@@ -77,7 +78,7 @@ class Choices(Config):
 
     choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
 
-    def samples(self) -> tuple[Scalar, ...]:
+    def samples(self, integer: bool) -> tuple[Scalar, ...]:
         """Values that must be valid for the whole parameter to be."""
         return self.choices
 
@@ -97,9 +98,12 @@ class Range(Config):
             raise ValueError(f"a log range must begin above 0, found low {self.low}")
         return self
 
-    def samples(self) -> tuple[Scalar, ...]:
-        """Both ends."""
-        return (self.low, self.high)
+    def samples(self, integer: bool) -> tuple[Scalar, ...]:
+        """Both ends and, of whole numbers, the first few: a search would draw those too."""
+        if not integer:
+            return (self.low, self.high)
+        low, high = int(self.low), int(self.high)
+        return (*range(low, min(high, low + _FIRST_FEW)), high)
 
 
 def _shape(value: Any) -> str:
@@ -127,17 +131,34 @@ def apply(recipe: Recipe, values: dict[str, Scalar]) -> Recipe:
 def check_values(recipe: Recipe, path: str, parameter: Parameter) -> list[str]:
     """Why values of ``parameter`` do not fit the recipe at ``path``; empty if they do."""
     problems = []
-    for value in parameter.samples():
-        try:
-            apply(recipe, {path: value})
-        except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Value error, ")
-            problems.append(f"value {value!r}: {message}")
-    return problems
+    for value in parameter.samples(is_integer(recipe, path)):
+        problem = misfit(recipe, {path: value})
+        if problem:
+            problems.append(f"value {value!r}: {problem}")
+    return problems[:1] if isinstance(parameter, Range) else problems
+
+
+def misfit(recipe: Recipe, values: dict[str, Scalar]) -> str | None:
+    """Why ``values`` do not fit the recipe, or None if they do."""
+    try:
+        apply(recipe, values)
+    except ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return None
+
+
+def is_integer(recipe: Recipe, path: str) -> bool:
+    """Whether the field at ``path`` takes whole numbers only."""
+    try:
+        apply(recipe, {path: 1.5})
+    except ValidationError as error:
+        return any(item["type"] == "int_from_float" for item in error.errors())
+    return False
 
 
 def contains(parameter: Parameter, value: Any) -> bool:
     """Whether ``value`` can be drawn from ``parameter``."""
     if isinstance(parameter, Choices):
         return value in parameter.choices
-    return isinstance(value, int | float) and parameter.low <= value <= parameter.high
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and parameter.low <= value <= parameter.high

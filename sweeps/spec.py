@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cluster.protocol import JobError, check_name
 from ractd_core.config import Config, NonNegative, Positive, PositiveFloat, Recipe
@@ -23,11 +25,24 @@ from sweeps.search_space import (
     check_values,
     contains,
     label,
+    misfit,
 )
 
 SELECTION_SEED = 10_000
 FINAL_SEED = 1_000_000
 """Selection and final evaluation draw their episode seeds from ranges that never meet."""
+
+
+Model = TypeVar("Model", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number, as in YAML 1.2, and not a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 class SpecError(ValueError):
@@ -77,8 +92,9 @@ class EvaluationSpec(Config):
 class PrunerSpec(Config):
     """Which unpromising trials are stopped early.
 
-    ``median``: below the median of earlier trials at the same step, once ``startup_trials`` have
-    finished and after ``warmup_steps`` student steps. ``none`` stops none.
+    ``median``: a trial whose best score so far is below the median of earlier trials' scores at the
+    same step, once ``startup_trials`` have finished and after ``warmup_steps`` student steps.
+    ``none`` stops none.
     """
 
     kind: Literal["median", "none"] = "median"
@@ -106,6 +122,13 @@ class Resources(Config):
     concurrent_trials: Positive | None = None
 
 
+Point = Annotated[
+    Annotated[Literal["paper"], Tag("paper")] | Annotated[dict[SearchPath, Scalar], Tag("values")],
+    Discriminator(lambda value: "values" if isinstance(value, dict) else "paper"),
+]
+"""A trial to begin with: values of searched fields, or ``paper``, the released configuration."""
+
+
 class SweepSpec(Config):
     """A sweep: for each task, ``trials`` students searched over ``search``."""
 
@@ -113,7 +136,7 @@ class SweepSpec(Config):
     tasks: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     trials: Positive
     search: Annotated[dict[SearchPath, Parameter], Field(min_length=1)]
-    first_trials: tuple[Literal["paper"] | dict[SearchPath, Scalar], ...] = ("paper",)
+    first_trials: tuple[Point, ...] = ("paper",)
     rows: tuple[Literal["regression", "teacher", "ctd"], ...] = ("regression", "teacher", "ctd")
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataSpec = DataSpec()
@@ -167,13 +190,16 @@ def load_spec(source: str) -> SweepSpec:
         known = list(presets())
         hint = near(source, known) or f"; presets: {', '.join(known)}"
         raise SpecError(f"{source}: no such spec file or preset{hint}")
-    return parse_spec(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return parse_spec(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not a text file ({error})") from error
 
 
 def parse_spec(text: str, where: str) -> SweepSpec:
     """As :func:`load_spec`, from YAML text; ``where`` names it in errors."""
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise SpecError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -191,7 +217,7 @@ def parse_spec(text: str, where: str) -> SweepSpec:
     return spec
 
 
-_BRANCHES = ("[key]", "choices", "range", "literal['paper']")
+_BRANCHES = ("[key]", "choices", "range", "paper", "values")
 """Parts that unions and key validators add to a location and that are not in the file."""
 
 
@@ -205,9 +231,7 @@ def _structural(error: ValidationError) -> list[str]:
             continue  # it is short because its items, reported by themselves, are wrong
         names = [str(part) for part in location]
         shown = ".".join(
-            name
-            for index, name in enumerate(names)
-            if not (name in _BRANCHES and index) and not name.startswith("dict[")
+            name for index, name in enumerate(names) if not (name in _BRANCHES and index)
         )
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -230,56 +254,92 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     return list(model.model_fields)
 
 
+def _salvage(model: type[Model], raw: Any) -> Model:
+    """``model`` from whatever of ``raw`` is valid, so that one mistake does not hide another."""
+    rest = copy.deepcopy(raw) if isinstance(raw, dict) else {}
+    while True:
+        try:
+            return model.model_validate(rest)
+        except ValidationError as error:
+            for item in error.errors():
+                table, parents = rest, item["loc"]
+                for part in parents[:-1]:
+                    inner = table.get(part) if isinstance(table, dict) else None
+                    if not isinstance(inner, dict):
+                        break
+                    table, parents = inner, parents[1:]
+                if parents:
+                    table.pop(parents[0], None)
+                else:
+                    rest = {}
+
+
+def _entry(annotation: Any, value: Any) -> Any:
+    """``value`` as the annotation's type, None if it is not."""
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _table(raw: dict[str, Any], key: str, default: Any = None) -> Any:
+    """A part of the file if it is of the default's kind; what is not is reported elsewhere."""
+    value = raw.get(key, default)
+    return value if isinstance(value, type(default)) else type(default)()
+
+
 def _cross_checks(raw: dict[str, Any]) -> list[str]:
     """Checks across keys, on whatever parts are valid by themselves, so that all come at once."""
-
-    def valid(key: str, value: Any) -> Any:
-        minimal = {"name": "x", "tasks": ["local/maze2d-umaze-v1"], "trials": 1}
-        minimal |= {"search": {"sigma": {"choices": [0]}}, "first_trials": []}
-        try:
-            return getattr(SweepSpec.model_validate({**minimal, key: value}), key)
-        except ValidationError:
-            return None
-
-    recipe = valid("recipe", raw.get("recipe", {}))
-    if recipe is None:
-        return []
+    recipe = _salvage(Recipe, raw.get("recipe"))
     search: dict[str, Parameter] = {}
+    named: set[str] = set()
     problems = []
-    for name, parameter in (raw.get("search") or {}).items():
-        entry = valid("search", {name: parameter})
-        if entry is None:
-            continue
-        [(path, checked)] = entry.items()
-        if path in search:
+    for name, parameter in _table(raw, "search", {}).items():
+        path = _entry(SearchPath, name)
+        if path in named:
             problems.append(f"search.{name}: {label(path)} is searched twice")
-        search[path] = checked
-        problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
-
-    tasks = [task for task in raw.get("tasks") or [] if valid("tasks", [task])]
-    for task in tasks:
-        for index, point in enumerate(raw.get("first_trials", ["paper"]) or []):
-            values = (valid("first_trials", [point]) or [{}])[0]
-            if values == "paper":
-                values = paper_defaults(parse_dataset_name(task).task.name)
-                values = {path: value for path, value in values.items() if path in search}
-            for path, value in values.items():
-                where = f"first_trials.{index}.{label(path)}"
-                if path not in search:
-                    problems.append(f"{where}: not searched; set it under recipe instead")
-                elif not contains(search[path], value):
-                    problems.append(f"{where}: {value!r} lies outside search.{label(path)}")
-
-    resources_spec = valid("resources", raw.get("resources", {}))
-    for stage in ("teacher", "reward", "student") if resources_spec else ():
-        workers = getattr(resources_spec, stage).workers
+        named |= {path} - {None}
+        checked = _entry(Parameter, parameter)
+        if path is not None and checked is not None:
+            search[path] = checked
+            problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
+    for task in filter(lambda task: _entry(Dataset, task), _table(raw, "tasks", [])):
+        for index, point in enumerate(_table(raw, "first_trials", ["paper"])):
+            where = f"first_trials.{index}"
+            problems += _check_point(recipe, search, named, where, task, _entry(Point, point))
+    workers = _salvage(Resources, raw.get("resources"))
+    for stage in ("teacher", "reward", "student"):
+        count = getattr(workers, stage).workers
         batch = getattr(recipe, stage).optim.batch_size
-        if batch % workers:
+        if batch % count:
             problems.append(
-                f"resources.{stage}.workers: {workers} workers cannot share batch_size {batch} "
-                "evenly"
+                f"resources.{stage}.workers: {count} workers cannot share batch_size {batch} evenly"
             )
     return list(dict.fromkeys(problems))
+
+
+def _check_point(
+    recipe: Recipe,
+    search: dict[str, Parameter],
+    named: set[str],
+    where: str,
+    task: str,
+    point: Any,
+) -> list[str]:
+    if point is None:
+        return []
+    if point == "paper":
+        defaults = paper_defaults(parse_dataset_name(task).task.name)
+        point = {path: value for path, value in defaults.items() if path in search}
+    problems = []
+    for path, value in point.items():
+        if path not in named:
+            problems.append(f"{where}.{label(path)}: not searched; set it under recipe instead")
+        elif path in search and not contains(search[path], value):
+            problems.append(f"{where}.{label(path)}: {value!r} lies outside search.{label(path)}")
+    if not problems and misfit(recipe, point):
+        problems.append(f"{where}: {misfit(recipe, point)}")
+    return problems
 
 
 def dump_spec(spec: SweepSpec) -> str:

@@ -32,6 +32,8 @@ MODEL = "model.safetensors"
 MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)
+
 Build = Callable[[Path], dict[str, Any]]
 
 
@@ -84,24 +86,27 @@ class StageStore:
         return self.root / ".building" / name
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """The manifest of stage ``name``, or None if it is not there or not intact.
-
-        A damaged stage is reported and removed, so that the next :meth:`ensure` builds it anew.
-        """
-        folder = self.root / name
-        if not folder.exists():
-            return None
+        """The manifest of stage ``name``, or None if it is not there or not intact."""
         try:
-            manifest: dict[str, Any] = read_json(folder / MANIFEST)
-            found = _sha256(folder / MODEL)
-            if found != manifest["model_sha256"]:
-                raise ValueError(f"{MODEL} has sha256 {found[:12]}..., not the manifest's")
-        except (OSError, ValueError, KeyError) as error:
+            return self._intact(name)
+        except _DAMAGE:
+            return None
+
+    def _intact(self, name: str) -> dict[str, Any]:
+        manifest: dict[str, Any] = read_json(self.root / name / MANIFEST)
+        found = _sha256(self.root / name / MODEL)
+        if found != manifest["model_sha256"]:
+            raise ValueError(f"{MODEL} has sha256 {found[:12]}..., not the manifest's")
+        return manifest
+
+    def _clear(self, name: str) -> None:
+        """Remove a damaged stage; only for the holder of its lock."""
+        try:
+            self._intact(name)
+        except _DAMAGE as error:
             _log.warning("stage %s is damaged (%s); it is built anew", name, error)
             # Renamed first: a folder half removed must not look like a stage.
-            shutil.rmtree(_aside(folder), ignore_errors=True)
-            return None
-        return manifest
+            shutil.rmtree(_aside(self.root / name), ignore_errors=True)
 
     def ensure(self, request: StageRequest, build: Build) -> dict[str, Any]:
         """The stage's manifest, after building it if nobody has.
@@ -119,6 +124,8 @@ class StageStore:
             manifest = self.find(name)
             if manifest is not None:
                 return manifest
+            if (self.root / name).exists():
+                self._clear(name)
             folder = self.building(name)
             folder.mkdir(parents=True, exist_ok=True)
             run = build(folder)

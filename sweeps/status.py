@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ractd_core.files import read_json
 from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder
-from sweeps.trial import CURVE
+from sweeps.trial import ABOUT
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def task_status(folder: SweepFolder, dataset: str) -> TaskStatus:
     }
     scores = [r["selection"]["score"] for r in records if r["status"] == "completed"]
     begun = [
-        path.parent
-        for path in folder.trials.root.glob(f"*/{CURVE}")
-        if folder.trials.get(path.parent.name) is None
+        path
+        for path in folder.trials.root.glob(f"*/{ABOUT}")
+        if read_json(path)["dataset"] == dataset and folder.trials.get(path.parent.name) is None
     ]
     return TaskStatus(
         dataset=dataset,

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from ractd_core.data.store import load
 from ractd_core.evaluate import evaluate
-from ractd_core.files import write_text
+from ractd_core.files import write_json, write_text
 from ractd_core.policy import PlanAndTrack, Planner
 from ractd_core.stages import make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
@@ -28,6 +28,7 @@ CURVE = "curve.jsonl"
 EPISODES = "episodes.csv"
 CHECKPOINT = "checkpoint.safetensors"
 STOP = "stop"
+ABOUT = "trial.json"
 _REASON_LENGTH = 300
 
 
@@ -50,6 +51,7 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
         for row in read_rows(plan.folder / CURVE):
             report(row)
         return
+    write_json(plan.folder / ABOUT, {"number": payload["number"], **plan.identity()})
     spec = plan.context.spec
     scratch = plan.context.folder.scratch
     try:
@@ -158,11 +160,11 @@ def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = 
 
 
 def _selection(plan: TrialPlan) -> dict[str, Any]:
-    result = pd.read_csv(plan.folder / EPISODES)
+    scores = pd.read_csv(plan.folder / EPISODES)["score"]
     return {
         "rule": "last",
-        "score": float(result["score"].mean()),
-        "std": float(result["score"].std()),
-        "episodes": len(result),
+        "score": float(scores.mean()),
+        "std": float(scores.std()) if len(scores) > 1 else 0.0,
+        "episodes": len(scores),
         "first_seed": SELECTION_SEED,
     }

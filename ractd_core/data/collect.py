@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ractd_core.data.flat import FlatDataset
+from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.waypoints import WaypointController
 from ractd_core.envs import Maze2d
 from ractd_core.tasks import DatasetName
@@ -31,12 +31,14 @@ def collect_maze2d(
     """Drive the ball for ``transitions`` steps (10 ms each) and cut the stream into episodes.
 
     ``noisy`` adds N(0, 0.5) to the actions, D4RL's ``--noisy``. ``progress`` is called with the
-    number of steps done. Raises ValueError for fewer than two transitions.
+    number of steps done. Raises ValueError for fewer than two transitions and :class:`DataError` if
+    they hold no episode of two steps.
     """
     if transitions < 2:
         raise ValueError(f"transitions must be 2 or more, found {transitions}")
     env = Maze2d(name.task)
-    rng = np.random.default_rng(seed)
+    # A stream of its own: the environment draws its start from ``seed`` itself.
+    rng = np.random.default_rng([seed, 1])
     controller = WaypointController(env, rng)
     states = np.empty((transitions + 1, 4))
     actions = np.empty((transitions, 2))
@@ -76,6 +78,8 @@ def _cut(
     starts = np.concatenate([[0], ends[:-1]])
     keep = (ends - starts) > 1
     starts, ends = starts[keep], ends[keep]
+    if len(ends) == 0:
+        raise DataError(f"{name}: {len(actions)} transitions hold no episode; ask for more")
     rows = np.concatenate([np.arange(a, b + 1) for a, b in zip(starts, ends, strict=True)])
     bounds = np.concatenate([[0], np.cumsum(ends - starts + 1)])
     final = np.zeros(len(rows), dtype=bool)

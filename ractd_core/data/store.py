@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ def load(name: DatasetName) -> FlatDataset:
         arrays = {key: np.load(cache / f"{key}.npy", mmap_mode="r") for key in _ARRAYS}
         data = FlatDataset(name=str(name), **arrays)
         intact = data.fingerprint == json.loads((cache / "about.json").read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         intact = False
     if not intact:
         _log.warning("the cache of %s at %s is damaged; it is made anew", name, cache)
@@ -142,6 +143,7 @@ def _identity(name: DatasetName) -> str:
 def _write_minari(name: DatasetName, data: FlatDataset, recipe: LocalRecipe) -> None:
     """Write under a temporary root and rename: Minari itself leaves half-made folders behind."""
     root = datasets_root()
+    _set_aside(root / str(name))
     buffers = []
     for first, end, terminated in zip(
         data.bounds[:-1], data.bounds[1:], data.terminated, strict=True
@@ -184,6 +186,14 @@ def _write_minari(name: DatasetName, data: FlatDataset, recipe: LocalRecipe) -> 
         if namespace.exists() and not (root / name.source / namespace.name).exists():
             namespace.rename(root / name.source / namespace.name)
         shutil.rmtree(staging)
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a folder that is no complete dataset out of the way: Minari leaves such after errors."""
+    if folder.exists():
+        aside = folder.with_name(f".incomplete-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(aside)
+        _log.warning("%s was no complete dataset; it is now %s", folder, aside)
 
 
 def _with_root(root: Path, call: Callable[[], Any]) -> Any:

@@ -161,7 +161,10 @@ def load_teacher(student: nn.Module, teacher: nn.Module) -> None:
 
     Raises ValueError if the two networks differ in anything but the stop time.
     """
-    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    try:
+        missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"teacher and student networks differ: {error}") from error
     strange = [key for key in missing if ".film.stop." not in key] + list(unexpected)
     if strange:
         raise ValueError(f"teacher and student networks differ: {', '.join(strange[:3])}")

@@ -329,7 +329,9 @@ def test_stop_insists_on_a_job_that_does_not_hear_interrupts(backend: Backend) -
 
 
 def test_stop_ends_even_a_job_that_hears_nothing(local: LocalBackend) -> None:
-    local.submit(shell("one", "trap '' INT TERM; echo begun $$; while :; do sleep 0.2; done"))
+    local.submit(
+        shell("one", "trap '' INT TERM; echo begun $$; for i in $(seq 150); do sleep 0.2; done")
+    )
     while not (lines := list(local.logs("one"))):
         time.sleep(0.01)
     command = int(lines[0].split()[1])

@@ -41,6 +41,16 @@ def _work(
     for kind in ("teacher", "student"):
         metrics = train(kind, recipe, data, models, folder / kind)
         torch.save(metrics, folder / f"{kind}-{rank}.pt")
+    # Worker 0's wish to end is everybody's; the other's alone is nobody's.
+    for asking in range(2):
+
+        def wish(trainer: Trainer, metrics: Metrics, asked: bool = rank == asking) -> bool:
+            return asked
+
+        stage, _ = make_stage("regression", recipe, data, models, CPU)
+        trainer = Trainer(stage, stage.optim, seed=3, device=CPU)
+        trainer.run(every=4, callback=wish)
+        torch.save(trainer.step, folder / f"asked-by-{asking}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -78,3 +88,6 @@ def test_two_workers_train_as_one(
                 assert found == pytest.approx(wanted, rel=1e-2, abs=1e-4)
         # The checkpoint of two is one worker's to continue: it is finished, so nothing is trained.
         assert train(kind, recipe, umaze_data, models, together / kind) == []
+    for asking, ended in ((0, 4), (1, tiny.regression.optim.steps)):
+        steps_done = [torch.load(together / f"asked-by-{asking}-{rank}.pt") for rank in range(2)]
+        assert steps_done == [ended, ended]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,17 @@ def test_layout_goal_and_length_are_d4rls(size: str, kind: str) -> None:
         assert not terminated
         assert truncated == (step == STEPS[size])
     env.close()
+
+
+def test_an_environment_leaves_no_files_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Gymnasium-Robotics writes each maze's model beside the system's temporary files.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = make_env(get_task("maze2d-umaze-v1"))
+    env.reset(seed=0)
+    env.close()
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_other_domains_have_no_environment_here() -> None:

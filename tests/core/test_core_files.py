@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -20,7 +22,15 @@ from ractd_core.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from ractd_core.files import new_folder, read_json, write_bytes, write_json, write_text
+from ractd_core.files import (
+    FileError,
+    new_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_json_once,
+    write_text,
+)
 
 
 def disk_full(*args: Any) -> None:
@@ -89,8 +99,38 @@ def test_json_without_a_meaning_is_refused_and_the_old_kept(tmp_path: Path, numb
 def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "manifest.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
+    with pytest.raises(FileError, match=r"manifest\.json is not valid JSON"):
         read_json(path)
+
+
+def test_of_many_who_write_a_file_once_one_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "value.json"
+    gate = Barrier(8)
+
+    def attempt(number: int) -> bool:
+        gate.wait(30)
+        return write_json_once(path, {"from": number, "padding": "x" * 10_000})
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(attempt, range(8)))
+    assert done.count(True) == 1
+    assert read_json(path)["from"] == done.index(True)
+    assert list(path.parent.iterdir()) == [path]
+    assert not write_json_once(path, {"from": 9})
+    assert read_json(path)["from"] == done.index(True)
+
+
+def test_a_failed_write_once_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "value.json"
+    for failing in ("fsync", "link"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, failing, disk_full)
+            with pytest.raises(OSError, match="No space left"):
+                write_json_once(path, [1])
+        assert list(tmp_path.iterdir()) == []
+    assert write_json_once(path, [1])
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

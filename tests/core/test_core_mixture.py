@@ -67,6 +67,7 @@ class Distillation(nn.Module):
         torch.manual_seed(0)
         self.student = ConsistencyTrajectory(Network(), NOISE)
         self.network: nn.Module = self.student
+        self.memory = nn.ModuleDict()
         self.target = copy.deepcopy(self.student).requires_grad_(False)
         self.teacher, self.value = MixtureTeacher(), Pays()
         self.config = StudentConfig(dsm_weight=0, reward_weight=reward_weight, reward_at="noise")

@@ -312,6 +312,25 @@ def test_a_file_that_is_no_training_checkpoint_is_not_continued(
     assert "training starts anew" in caplog.text
 
 
+def test_a_callback_can_end_the_run_which_can_be_continued_later(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    config = OptimConfig(steps=8, batch_size=4)
+    seen: list[int] = []
+
+    def end_at_4(trainer: Trainer, metrics: Metrics) -> bool:
+        seen.append(trainer.step)
+        return trainer.step == 4
+
+    first = Trainer(Line(), config, seed=0, device=CPU, checkpoint=path, identity="run")
+    first.run(every=2, callback=end_at_4)
+    assert seen == [2, 4]
+    assert load_checkpoint(path)[1]["step"] == 4
+    start, second = run_line(path)
+    assert start == 4
+    whole = run_line(tmp_path / "whole")[1]
+    assert equal(weights(second.network), weights(whole.network))
+
+
 def test_no_checkpoint_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Trainer(Line(), OptimConfig(steps=2, batch_size=2), seed=0, device=CPU).run(every=1)

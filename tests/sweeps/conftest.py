@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ def tiny(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def project_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data, caches and storage in a folder of the test's own."""
     home = tmp_path / "home"
     monkeypatch.setenv("RACTD_HOME", str(home))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
-    yield home
+    return home

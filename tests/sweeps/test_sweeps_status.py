@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from ractd_core.files import write_json
 from sweeps.jsonl import append_row
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
 from sweeps.spec import load_spec
 from sweeps.status import TaskStatus, building, report_page, task_status
-from sweeps.trial import CURVE
+from sweeps.trial import ABOUT, CURVE
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -43,7 +44,7 @@ def begin(folder: SweepFolder, dataset: str, sigma: float) -> None:
     spec = folder.spec()
     name = spec.datasets()[spec.tasks.index(dataset)]
     plan = TaskContext(folder, spec, name, "f" * 64).trial({"student.reward_weight": sigma})
-    append_row(plan.folder / CURVE, {"step": 10, "score": 1.0})
+    write_json(plan.folder / ABOUT, {"number": 0, **plan.identity()})
 
 
 def test_a_sweep_without_records_has_everything_to_come(folder: SweepFolder) -> None:
