@@ -26,7 +26,10 @@ def best_lines(benchmark: pd.DataFrame) -> list[str]:
     students = benchmark[benchmark["method"] == "ractd"].dropna(subset=["score"])
     if students.empty:
         return ["no final RACTD row yet: nothing has been evaluated on fresh seeds"]
-    best = students.loc[students.groupby("dataset")["score"].idxmax()]
+    # Of several winners (an extended sweep) the one with the best selection score, never the one
+    # that the fresh seeds happened to favour.
+    ranked = students.sort_values("selection_score", na_position="first")
+    best = ranked.groupby("dataset").tail(1)
     return [
         f"{row['dataset']}: RACTD scores {row['score']:.1f}"
         + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
@@ -64,7 +67,10 @@ def sharing_table(sweep: Sweep) -> pd.DataFrame:
     """
     shared = sweep.stages[sweep.stages["kind"].isin(list(_KIND_NAMES))]
     table = shared[["name", "kind", "horizon", "device_seconds"]]
-    table = table.assign(uses=table["name"].map(sweep.uses["stage"].value_counts()))
+    # A trial that failed before its first step used nothing.
+    trained = sweep.trials.loc[sweep.trials["steps"] > 0, "key"]
+    uses = sweep.uses[sweep.uses["trial"].isin(trained)]
+    table = table.assign(uses=table["name"].map(uses["stage"].value_counts()))
     table = table.dropna(subset="uses").astype({"uses": "int64"}).reset_index(drop=True)
     return table.assign(saved_seconds=(table["uses"] - 1) * table["device_seconds"])
 

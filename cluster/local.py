@@ -71,7 +71,8 @@ class LocalBackend:
             "started": _start_time(process.pid),
             "host": socket.gethostname(),
         }
-        (folder / "run.json").write_text(json.dumps(run) + "\n")
+        (folder / "run.json.part").write_text(json.dumps(run) + "\n")
+        (folder / "run.json.part").rename(folder / "run.json")
         return job.name
 
     def status(self, name: str) -> JobStatus:
@@ -79,9 +80,13 @@ class LocalBackend:
         folder = self.folder(name)
         if not (folder / "run.json").exists():
             return JobStatus(JobState.UNKNOWN, detail=f"no job {name} under {self.root}")
-        run = self._run(name)
+        try:
+            run = self._run(name)
+        except (json.JSONDecodeError, KeyError):
+            return JobStatus(JobState.LOST, detail=f"{folder / 'run.json'} is damaged")
         if run["host"] != socket.gethostname() and not (folder / "exit").exists():
-            return JobStatus(JobState.RUNNING, detail=f"as far as known, on {run['host']}")
+            # Hosts are renamed and replaced; a job that must not run twice holds a lock of its own.
+            return JobStatus(JobState.LOST, detail=f"last seen on {run['host']}")
         alive = _start_time(run["pid"]) == run["started"] is not None
         if alive and not (folder / "exit").exists():
             return JobStatus(JobState.RUNNING, detail=f"process {run['pid']}")
@@ -122,8 +127,6 @@ class LocalBackend:
         if status.state is not JobState.RUNNING:
             return status
         run = self._run(name)
-        if run["host"] != socket.gethostname():
-            raise JobError(f"{name} runs on {run['host']}; stop it there")
         for number, wait in ((signal.SIGINT, grace), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             try:
                 os.killpg(run["pid"], number)

@@ -172,7 +172,11 @@ class Trainer:
         return {**info, "grad_norm": norm.detach()}
 
     def _check_finite(self, info: dict[str, Tensor]) -> None:
-        bad = [key for key, value in info.items() if not torch.isfinite(value)]
+        """Raise DivergedError on all workers if a value is not finite on any."""
+        finite = torch.isfinite(torch.stack([value.float() for value in info.values()])).float()
+        if self.workers > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        bad = [key for key, fine in zip(info, finite.tolist(), strict=True) if not fine]
         if bad:
             raise DivergedError(f"{', '.join(bad)} not finite at step {self.step}")
 
@@ -200,7 +204,7 @@ class Trainer:
         if self._checkpoint is None or not self._checkpoint.exists():
             return
         try:
-            tensors, about = load_checkpoint(self._checkpoint, str(self.device))
+            tensors, about = load_checkpoint(self._checkpoint)
             if about.get("identity") != self._identity:
                 raise CheckpointError(f"{self._checkpoint} belongs to another run")
         except CheckpointError as error:
@@ -213,5 +217,7 @@ class Trainer:
             state = under_prefix(f"optimizer.{index}", tensors)
             if state:
                 # fused AdamW keeps its step count beside the moments; safetensors keeps its shape.
-                self._optimizer.state[parameter] = state
+                self._optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in state.items()
+                }
         self.step = int(about["step"])

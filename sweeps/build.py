@@ -30,6 +30,7 @@ def ensure_stage(
             "kind": request.kind,
             "recipe": request.recipe.model_dump(mode="json"),
             "dataset": request.dataset,
+            "fingerprint": request.fingerprint,
             "parents": {kind: str(store.path(name)) for kind, name in request.parents.items()},
             "folder": str(folder),
             "name": request.name,
@@ -56,7 +57,7 @@ def train_stage(payload: Payload, report: Report) -> None:
     """
     folder, where = Path(payload["folder"]), device()
     recipe = Recipe.model_validate(payload["recipe"])
-    data = load(parse_dataset_name(payload["dataset"]))
+    data = load(parse_dataset_name(payload["dataset"]), payload["fingerprint"])
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
     stage, normalizer = make_stage(payload["kind"], recipe, data, parents, where)
     trainer = Trainer(

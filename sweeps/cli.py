@@ -42,7 +42,7 @@ def _errors() -> Iterator[None]:
     known = (SpecError, StorageError, JobError, TaskError, DataError, RecordError, FileError)
     try:
         yield
-    except known as error:
+    except (*known, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
@@ -141,9 +141,13 @@ def sweep_run(
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
 ) -> None:
     """Run a sweep on this machine. An interrupted or finished one goes on from where it is."""
+    from ractd_core.data.store import check_recipe
+
     with _errors():
         checked = load_spec(spec)
         folder = SweepFolder(check_storage(storage), checked.name)
+        for name in checked.datasets():
+            check_recipe(name, checked.data.recipe())
         folder.freeze(checked)
         raise typer.Exit(_drive(folder, detach))
 
@@ -226,7 +230,8 @@ def _backend(folder: SweepFolder) -> LocalBackend:
 def _drive(folder: SweepFolder, detach: bool) -> int:
     """Submit the driver to the local backend unless it runs, and follow it to its end."""
     backend, name = _backend(folder), folder.name
-    if backend.status(name).state is JobState.RUNNING:
+    ours = backend.status(name).state is not JobState.RUNNING
+    if not ours:
         typer.echo(f"sweep {name} is running already; following it")
     else:
         backend.submit(
@@ -243,6 +248,9 @@ def _drive(folder: SweepFolder, detach: bool) -> int:
         for line in backend.logs(name, follow=True):
             typer.echo(line)
     except KeyboardInterrupt:
+        if not ours:
+            typer.echo(f"\nsweep {name} goes on; `ractd sweep stop {name}` ends it")
+            return 0
         typer.echo("\nstopping the sweep ...")
         backend.stop(name)
         typer.echo(f"interrupted; `ractd sweep resume {name}` goes on from here")

@@ -15,10 +15,12 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 
 from analysis import write_report
 from ractd_core.data.store import load, make_local
 from ractd_core.files import write_json
+from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
 from sweeps.embedded_ray import capacity, embedded_ray
 from sweeps.finals import evaluate_rows, missing, wanted, winner
@@ -107,7 +109,7 @@ class Driver:
 
     def _to_do(self, context: TaskContext) -> bool:
         done = task_status(self.folder, str(context.dataset)).done
-        return done < self.spec.trials or bool(missing(context))
+        return done < self.spec.planned_trials or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice, before the trials: none then waits for another."""
@@ -138,7 +140,14 @@ class Driver:
 
     def _finished(self, running: list[Any]) -> None:
         [ready], running[:] = ray.wait(running, num_returns=1)
-        manifest = ray.get(ready)
+        try:
+            manifest = ray.get(ready)
+        except DivergedError as error:
+            # The trials that need it fail with this reason, and the sweep goes on.
+            self.say(f"a stage diverged: {getattr(error, 'cause', error)}")
+            return
+        except RayTaskError as error:
+            raise RuntimeError(f"a stage could not be built: {error.cause}") from error
         self.say(
             f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
             f"loss {manifest['loss']:.3g}"
@@ -176,8 +185,6 @@ class Driver:
         )
         with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(context)):
             tuner.fit()
-        if search.remaining > 0:
-            self.say(f"{context.dataset}: the search space holds {search.remaining} trials fewer")
 
     def _announce(self, record: Record) -> None:
         params = ", ".join(f"{key} {_number(value)}" for key, value in record["params"].items())
@@ -206,7 +213,7 @@ class Driver:
             pending = [task.remote(context.to_json())]
             known = set(todo)
             while pending:
-                _, pending = ray.wait(pending, timeout=1.0)
+                ready, pending = ray.wait(pending, timeout=1.0)
                 left = set(missing(context))
                 for method in sorted(known - left):
                     record = self.folder.rows.get(wanted(context, best)[method])
@@ -217,8 +224,10 @@ class Driver:
                             f"{record['latency_ms']['median']:.2f} ms per plan"
                         )
                 known = left
-            if known:
-                raise RuntimeError(f"rows without a record: {', '.join(sorted(known))}")
+            try:
+                ray.get(ready)
+            except RayTaskError as error:
+                raise RuntimeError(f"{', '.join(sorted(known))}: {error.cause}") from error
 
     def _report(self, contexts: list[TaskContext]) -> None:
         report = write_report(self.folder.storage, self.folder.name)

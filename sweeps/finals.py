@@ -93,6 +93,8 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
         "status": "completed",
         "reason": None,
         **trained,
+        # Where it was played and timed, which need not be where it was trained.
+        "device": where.type,
         "nfe": planner.calls,
         "evaluation": {
             "score": result.score,
@@ -112,7 +114,7 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
 def _model(plan: TrialPlan, best: Record, method: str) -> tuple[Path, StageRequest, dict[str, Any]]:
     """The row's model, built if need be, and what its training took."""
     context = plan.context
-    taken = ("steps", "seconds", "device", "workers")
+    taken = ("steps", "seconds", "workers")
     if method == "ractd":
         path = context.folder.trials.folder(best["key"]) / MODEL
         return path, plan.student, {key: best[key] for key in taken}

@@ -52,7 +52,11 @@ def storage_path(text: str | None) -> Path:
         raise StorageError(
             f"storage {text!r} is a URI; this release stores on a path that every node mounts"
         )
-    return Path(text).expanduser().absolute() if text else default_storage()
+    path = Path(text).expanduser().absolute() if text else default_storage()
+    for part in (path, *path.parents):
+        if part.is_file():
+            raise StorageError(f"storage {path} cannot be written: {part} is a file")
+    return path
 
 
 def versions() -> dict[str, str]:

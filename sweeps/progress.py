@@ -34,14 +34,17 @@ class Progress:
         over = threading.Event()
         said: list[str] = []
 
-        def watch() -> None:
+        def look() -> None:
             nonlocal said
+            lines = line()
+            for text in lines:
+                if text not in said:
+                    self.say(text)
+            said = lines
+
+        def watch() -> None:
             while not over.wait(seconds):
-                lines = line()
-                for text in lines:
-                    if text not in said:
-                        self.say(text)
-                said = lines
+                look()
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -50,3 +53,4 @@ class Progress:
         finally:
             over.set()
             thread.join()
+            look()

@@ -7,11 +7,10 @@ repaired from it at every start, and Tune's snapshot is never restored.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from ractd_core.files import write_bytes, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
-from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit
+from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit, whole_space
 from sweeps.spec import PrunerSpec
 from sweeps.trial import CURVE, STOP, close_trial
 
@@ -106,7 +105,7 @@ class StudySearch(Searcher):
     @property
     def remaining(self) -> int:
         """Trials of the spec that have no record."""
-        return self.context.spec.trials - len(self._records())
+        return self.context.spec.planned_trials - len(self._records())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial's config: an unfinished one first, else a new one that is no duplicate."""
@@ -116,7 +115,9 @@ class StudySearch(Searcher):
                 return self._begin(trial_id, trial)
             self.study.tell(trial, state=TrialState.FAIL)
         # A sampler need not stumble on the last points of a small space.
-        for params in self._whole_space():
+        spec = self.context.spec
+        for point in whole_space(spec.recipe, spec.search) or []:
+            params = {label(path): value for path, value in point.items()}
             if self._is_new(params):
                 self.study.enqueue_trial(params)
                 return self._begin(trial_id, self.study.ask(self._fixed()))
@@ -138,13 +139,6 @@ class StudySearch(Searcher):
             "values": plan.values,
             "number": trial.number,
         }
-
-    def _whole_space(self) -> Iterator[dict[str, Scalar]]:
-        """Every point of a space of choices; nothing if a parameter is a range."""
-        choices = [p.choices for p in self.context.spec.search.values() if isinstance(p, Choices)]
-        if len(choices) == len(self._space):
-            for values in itertools.product(*choices):
-                yield dict(zip(self._space, values, strict=True))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study a score, and ask the trial to stop if the pruner gives it up."""
@@ -197,7 +191,10 @@ class StudySearch(Searcher):
         known = len(study.get_trials(deepcopy=False))
         # A sampler that began anew with the same seed would repeat its first suggestions.
         study.sampler = optuna.samplers.TPESampler(
-            seed=self.context.spec.seed + known, multivariate=True, constant_liar=True
+            n_startup_trials=self.context.spec.sampler.startup_trials,
+            seed=self.context.spec.seed + known,
+            multivariate=True,
+            constant_liar=True,
         )
         for point in self.context.spec.first_points(self.context.dataset.task.name):
             named = {label(path): value for path, value in point.items()}
@@ -223,8 +220,11 @@ class StudySearch(Searcher):
                 self._tell(frozen.number, record)
             elif frozen.state == TrialState.RUNNING:
                 unfinished.append(Trial(self.study, frozen._trial_id))
-        for key in records.keys() - seen:
-            self.study.add_trial(self._from_record(records[key]))
+            elif frozen.state != TrialState.FAIL:  # its record was taken away: run it again
+                self.study.enqueue_trial(frozen.params)
+        for record in sorted(records.values(), key=lambda record: record["number"]):
+            if record["key"] not in seen:
+                self.study.add_trial(self._from_record(record))
         return unfinished
 
     def _from_record(self, record: Record) -> FrozenTrial:

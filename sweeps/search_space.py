@@ -5,6 +5,7 @@ A field is named by its path in the recipe (``student.optim.lr``) or by one of t
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -145,6 +146,18 @@ def misfit(recipe: Recipe, values: dict[str, Scalar]) -> str | None:
     except ValidationError as error:
         return error.errors()[0]["msg"].removeprefix("Value error, ")
     return None
+
+
+def whole_space(recipe: Recipe, search: dict[str, Any]) -> list[dict[str, Scalar]] | None:
+    """Every point of a space of choices that fits the recipe; None if a parameter is a range.
+
+    Points are by the keys of ``search``, which must be canonical paths.
+    """
+    choices = [p.choices for p in search.values() if isinstance(p, Choices)]
+    if not search or len(choices) < len(search):
+        return None
+    points = [dict(zip(search, values, strict=True)) for values in itertools.product(*choices)]
+    return [point for point in points if misfit(recipe, point) is None]
 
 
 def is_integer(recipe: Recipe, path: str) -> bool:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from cluster.protocol import JobError, check_name
 from ractd_core.config import Config, NonNegative, Positive, PositiveFloat, Recipe
@@ -26,8 +35,10 @@ from sweeps.search_space import (
     contains,
     label,
     misfit,
+    whole_space,
 )
 
+_SMALL_SPACE = 1000
 SELECTION_SEED = 10_000
 FINAL_SEED = 1_000_000
 """Selection and final evaluation draw their episode seeds from ranges that never meet."""
@@ -89,6 +100,12 @@ class EvaluationSpec(Config):
     final_episodes: Positive = 100
 
 
+class SamplerSpec(Config):
+    """TPE, after ``startup_trials`` trials that are random or were given first."""
+
+    startup_trials: Positive = 10
+
+
 class PrunerSpec(Config):
     """Which unpromising trials are stopped early.
 
@@ -111,6 +128,15 @@ class StageResources(Config):
     workers: Positive = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus != int(self.gpus) and (self.gpus > 1 or self.workers > 1):
+            raise ValueError(
+                f"gpus {self.gpus:g}: a fraction is possible for one worker, up to one GPU; "
+                "several workers take whole GPUs each"
+            )
+        return self
 
 
 class Resources(Config):
@@ -142,8 +168,17 @@ class SweepSpec(Config):
     data: DataSpec = DataSpec()
     recipe: Recipe = Recipe()
     evaluation: EvaluationSpec = EvaluationSpec()
+    sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     resources: Resources = Resources()
+
+    @property
+    def planned_trials(self) -> int:
+        """``trials``, or the number of points of a search space that has fewer."""
+        sizes = [len(p.choices) for p in self.search.values() if isinstance(p, Choices)]
+        if len(sizes) < len(self.search) or math.prod(sizes) > _SMALL_SPACE:
+            return self.trials
+        return min(self.trials, len(whole_space(self.recipe, self.search) or []))
 
     def datasets(self) -> list[DatasetName]:
         """The datasets that ``tasks`` names."""

@@ -24,12 +24,14 @@ from typing import Any
 from filelock import FileLock
 
 from ractd_core.config import Recipe
-from ractd_core.files import read_json, write_json
+from ractd_core.files import read_json, write_json, write_text
+from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 
 SCHEMA = 1
 MODEL = "model.safetensors"
 MANIFEST = "manifest.json"
+DIVERGED = "diverged.txt"
 _log = logging.getLogger(__name__)
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
@@ -113,6 +115,7 @@ class StageStore:
 
         ``build`` gets the folder to work in, which may hold an earlier attempt's checkpoint; it
         must leave ``model.safetensors`` there and return what the manifest is to say of the run.
+        Raises what ``build`` raises; a stage that diverged once is not tried again.
         """
         name = request.name
         manifest = self.find(name)
@@ -128,7 +131,14 @@ class StageStore:
                 self._clear(name)
             folder = self.building(name)
             folder.mkdir(parents=True, exist_ok=True)
-            run = build(folder)
+            if (folder / DIVERGED).exists():
+                raise DivergedError((folder / DIVERGED).read_text())
+            try:
+                run = build(folder)
+            except DivergedError as error:
+                # It would diverge again for everybody who asks for it.
+                write_text(folder / DIVERGED, str(error))
+                raise
             for leftover in folder.glob("checkpoint*"):
                 leftover.unlink()
             config = request.definition["config"] | request.definition.get("window", {})

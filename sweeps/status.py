@@ -61,7 +61,7 @@ def task_status(folder: SweepFolder, dataset: str) -> TaskStatus:
     ]
     return TaskStatus(
         dataset=dataset,
-        trials=folder.spec().trials,
+        trials=folder.spec().planned_trials,
         running=len(begun),
         best=max(scores, default=None),
         **count,

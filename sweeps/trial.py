@@ -57,7 +57,11 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
     try:
         for kind in plan.student.parents:
             stage = plan.context.request(kind, plan.recipe)
-            ensure_stage(plan.context.folder.store, stage, getattr(spec.resources, kind), scratch)
+            # A trial in a process of its own holds its CPUs while it builds: asking for more could
+            # wait for ever. Resources do not change a stage's result.
+            student = spec.resources.student
+            own = student if student.workers == 1 else getattr(spec.resources, kind)
+            ensure_stage(plan.context.folder.store, stage, own, scratch)
         run_on_workers(train_student, payload, spec.resources.student, scratch, report)
         if (plan.folder / EPISODES).exists():
             close_trial(plan, payload["number"], "completed")
@@ -94,7 +98,7 @@ def train_student(payload: Payload, report: Report) -> None:
     plan, where = plan_of(payload), device()
     spec, store = plan.context.spec.evaluation, plan.context.folder.store
     parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
-    data = load(plan.context.dataset)
+    data = load(plan.context.dataset, plan.context.fingerprint)
     stage, normalizer = make_stage("student", plan.recipe, data, parents, where)
     trainer = Trainer(
         stage,

@@ -32,7 +32,9 @@ TRAIN_ENVIRONMENT = {
 
 def device() -> torch.device:
     """The accelerator given to this process, else its CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def use_threads(cpus: float) -> None:

@@ -71,7 +71,7 @@ def make_local(
         lock = FileLock(root / f".{str(name).replace('/', '-')}.lock")
         with lock:
             if is_present(name):
-                _check_recipe(name, recipe)
+                check_recipe(name, recipe)
                 return False
             data = collect_maze2d(
                 name, recipe.transitions, seed=recipe.seed, noisy=recipe.noisy, progress=progress
@@ -85,10 +85,11 @@ def make_local(
         ) from error
 
 
-def load(name: DatasetName) -> FlatDataset:
+def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
     """The dataset as memory-mapped flat arrays.
 
-    Raises :class:`DataError` if it is absent (and says how to get it) or malformed.
+    Raises :class:`DataError` if it is absent (and says how to get it), malformed, or not the one
+    with ``fingerprint``.
     """
     if not is_present(name):
         raise DataError(
@@ -109,8 +110,13 @@ def load(name: DatasetName) -> FlatDataset:
         intact = False
     if not intact:
         _log.warning("the cache of %s at %s is damaged; it is made anew", name, cache)
-        shutil.rmtree(cache)
-        return load(name)
+        shutil.rmtree(cache, ignore_errors=True)
+        return load(name, fingerprint)
+    if fingerprint not in (None, data.fingerprint):
+        raise DataError(
+            f"dataset {name} has fingerprint {data.fingerprint[:12]}, expected {fingerprint[:12]}: "
+            "it was replaced while it was in use"
+        )
     return data
 
 
@@ -121,12 +127,13 @@ def recipe_of(name: DatasetName) -> LocalRecipe | None:
     return LocalRecipe(**json.loads(text)) if text else None
 
 
-def _check_recipe(name: DatasetName, recipe: LocalRecipe) -> None:
-    found = recipe_of(name)
-    if found != recipe:
+def check_recipe(name: DatasetName, recipe: LocalRecipe) -> None:
+    """Raise :class:`DataError` if ``name`` is here and was made by another recipe."""
+    if is_present(name) and recipe_of(name) != recipe:
         raise DataError(
-            f"dataset {name} at {datasets_root() / str(name)} was made with {found}, but {recipe} "
-            "was asked for; delete that folder, or point MINARI_DATASETS_PATH to another root"
+            f"dataset {name} at {datasets_root() / str(name)} was made with {recipe_of(name)}, "
+            f"but {recipe} was asked for; ask for what is there, or point MINARI_DATASETS_PATH to "
+            "another folder"
         )
 
 

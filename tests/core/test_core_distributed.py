@@ -68,12 +68,17 @@ def test_two_workers_train_as_one(
 
     context = multiprocessing.get_context("spawn")
     arguments = (together, recipe, umaze_data, models)
-    workers = [context.Process(target=_work, args=(rank, *arguments)) for rank in range(2)]
+    workers = [
+        context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+        worker.join(90)
+    ends = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+    assert ends == [0, 0]
 
     for kind in ("teacher", "student"):
         expected = train(kind, recipe, umaze_data, models, alone / kind)

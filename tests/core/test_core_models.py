@@ -147,6 +147,21 @@ def test_dropout_of_everything_leaves_the_skip_connection() -> None:
     assert not torch.equal(block(h, embedding, None), block.skip(h))
 
 
+def test_a_block_drops_after_each_of_its_convolutions() -> None:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(8,), patch=4, groups=4, embed_dim=8)
+    block = ResidualBlock(8, 12, 3, config, False, dropout=0.5).eval()
+    h, embedding = torch.randn(2, 8, 6), torch.randn(2, 11)
+    dropped: list[torch.Tensor] = []
+    block.dropout.register_forward_hook(lambda module, args, out: dropped.append(args[0]))
+    block(h, embedding, None)
+    first = block.first(h)
+    second = block.second(block.film(first, embedding, None))
+    assert len(dropped) == 2
+    assert torch.equal(dropped[0], first)
+    assert torch.equal(dropped[1], second)
+
+
 @given(st.floats(-1000, 1100), st.integers(2, 32))
 def test_the_embedding_is_sines_and_cosines(value: float, half: int) -> None:
     found = sinusoid(torch.tensor([value]), 2 * half)

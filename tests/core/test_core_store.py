@@ -309,7 +309,9 @@ def _make(gate: Any, results: Any, transitions: int) -> None:
 def test_processes_that_make_it_at_once_make_it_once(umaze: DatasetName) -> None:
     context = multiprocessing.get_context("spawn")
     gate, results = context.Barrier(3), context.Queue()
-    makers = [context.Process(target=_make, args=(gate, results, 6000)) for _ in range(3)]
+    makers = [
+        context.Process(target=_make, args=(gate, results, 6000), daemon=True) for _ in range(3)
+    ]
     for maker in makers:
         maker.start()
     answers = [results.get(timeout=120) for _ in makers]

@@ -130,7 +130,10 @@ def stage(workers: int = 1, cpus: float = 1.0, gpus: float = 0.0) -> StageResour
 eighths = st.integers(1, 64).map(lambda n: n / 8)
 
 
-@given(st.integers(1, 4), eighths, st.just(0.0) | eighths, eighths, st.just(0.0) | eighths)
+whole = st.integers(0, 8).map(float)
+
+
+@given(st.integers(1, 4), eighths, whole, eighths, whole)
 def test_capacity_is_the_most_that_fits(
     workers: int, cpus: float, gpus: float, has_cpus: float, has_gpus: float
 ) -> None:
