@@ -55,7 +55,9 @@ def storage_path(text: str | None) -> Path:
     path = Path(text).expanduser().absolute() if text else default_storage()
     for part in (path, *path.parents):
         if part.is_file():
-            raise StorageError(f"storage {path} cannot be written: {part} is a file")
+            raise StorageError(
+                f"storage {path} cannot be written: {part} is a file; give another with --storage"
+            )
     return path
 
 
