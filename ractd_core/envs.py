@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
@@ -48,6 +49,8 @@ class Maze2d(gym.Env[Array, Array]):
         )
         # The wrappers check spaces on every step; the physics needs none of it.
         self._maze = maze.unwrapped
+        # The simulator has read its model by now; left alone, the file would stay for ever.
+        Path(self._maze.tmp_xml_file_path).unlink(missing_ok=True)
         grid = self._maze.maze
         self._shape = (grid.map_length, grid.map_width)
         self.task = task
