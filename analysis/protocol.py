@@ -96,5 +96,5 @@ def _caveats(sweep: Sweep) -> list[str]:
         return []
     return [
         "Caveat: on maze2d-umaze plain regression of the plan, with no diffusion at all, reaches "
-        "124 to 132. A high score there shows that the pipeline works, not that the method does."
+        "120 to 145. A high score there shows that the pipeline works, not that the method does."
     ]

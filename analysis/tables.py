@@ -215,7 +215,7 @@ def _published_lines(sweep: Sweep) -> list[Line]:
 
 
 def _weights_text(table: pd.DataFrame) -> dict[str, list[str]]:
-    return {symbol: _texts(table[weight], "{:g}") for weight, symbol in SYMBOLS.items()}
+    return {symbol: _texts(table[weight], "{:.3g}") for weight, symbol in SYMBOLS.items()}
 
 
 def _texts(values: pd.Series[float], pattern: str) -> list[str]:

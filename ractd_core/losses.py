@@ -153,7 +153,10 @@ def student_loss(
     draws: Draws,
     config: StudentConfig,
 ) -> tuple[Tensor, Info]:
-    """L = α·CTM + β·DSM + σ·reward (equation 9); a term of weight 0 is not computed."""
+    """L = α·CTM + β·DSM + σ·reward (equation 9).
+
+    A term of weight 0 is not computed, but for DSM where the reward is taken on its prediction.
+    """
     zero = x0.new_zeros(())
     ctm = dsm = reward = zero
     clean: Tensor | None = None

@@ -34,8 +34,9 @@ def grid(noise: NoiseConfig, device: torch.device | str = "cpu") -> Tensor:
 def training_times(noise: NoiseConfig, times: Times, draws: Draws) -> Tensor:
     """Noise levels (rows,) to train at, clamped to [sigma_min, sigma_max].
 
-    ``lognormal``: ln t ~ N(-1.2, 1.2²) (EDM, table 1). ``mixed`` draws every other row from the
-    part of the warped grid above t ≈ 0.76 instead, so that high noise is seen too (released code).
+    ``lognormal``: ln t ~ N(-1.2, 1.2²) (EDM, table 1). ``mixed`` draws a row, with probability
+    ½, from the part of the warped grid above t ≈ 0.76 instead, so that high noise is seen too
+    (released code).
     """
     normal, uniform = draws.normal(), draws.uniform()
     lognormal = (_P_MEAN + _P_STD * normal).exp().clamp(noise.sigma_min, noise.sigma_max)

@@ -1,4 +1,6 @@
-"""The temporal U-Net of teacher and student (Diffusion Policy's, with patches and a stop time).
+"""The temporal U-Net of teacher and student: Diffusion Policy's, with patches and a stop time.
+
+Its decoder narrows before it joins the skip connection, which saves 4 % of the weights.
 
 Residual blocks of two 1-D convolutions over the plan's time axis, modulated by FiLM from the noise
 level, the stop level (student only) and the conditioning states.
