@@ -194,8 +194,12 @@ def sweep_list(storage: Storage = None) -> None:
         for name in found:
             folder = SweepFolder(root, name)
             state = _backend(folder).status(name).state
-            for dataset in folder.spec().tasks:
-                typer.echo(f"{name} [{state}] {task_status(folder, dataset).line()}")
+            try:
+                for dataset in folder.spec().tasks:
+                    typer.echo(f"{name} [{state}] {task_status(folder, dataset).line()}")
+            except SpecError as error:
+                # One damaged sweep must not hide the others.
+                typer.echo(f"{name} [{state}] {error}", err=True)
 
 
 @sweep_app.command("stop")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,15 @@ from hypothesis import strategies as st
 
 from cluster import Backend, Job, JobError, JobState, LocalBackend
 from cluster.protocol import check_name
-
-BACKENDS: list[Callable[[Path], Backend]] = [LocalBackend]
-"""Each makes a backend with its jobs under the folder given."""
+from tests.cluster.jobs import (
+    _HEARS_INTERRUPTS,
+    BACKENDS,
+    is_alive,
+    python,
+    shell,
+    wait,
+    wait_for_line,
+)
 
 BAD_NAMES = [
     "../x",
@@ -39,67 +43,6 @@ BAD_NAMES = [
     "ä",
     "x" * 65,
 ]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """Where jobs lie; those still running at the end are stopped."""
-    place = tmp_path / "jobs"
-    yield place
-    for folder in place.glob("*/job"):
-        LocalBackend(place).stop(folder.parent.name, grace=0.1)
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda make: str(make.__name__))
-def backend(request: pytest.FixtureRequest, root: Path) -> Backend:
-    make: Callable[[Path], Backend] = request.param
-    return make(root)
-
-
-@pytest.fixture
-def local(root: Path) -> LocalBackend:
-    return LocalBackend(root)
-
-
-def shell(name: str, script: str, **environment: str) -> Job:
-    return Job(name, ("/bin/sh", "-c", script), environment)
-
-
-def python(name: str, script: str) -> Job:
-    return Job(name, (sys.executable, "-I", "-S", "-u", "-c", script))
-
-
-# A test run started in the background of a plain shell has SIGINT ignored, and so would its jobs.
-_HEARS_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-
-
-def wait(backend: Backend, name: str, seconds: float = 20.0) -> JobState:
-    """The job's state once it runs no more."""
-    deadline = time.monotonic() + seconds
-    while backend.status(name).state is JobState.RUNNING:
-        assert time.monotonic() < deadline, "the job does not end"
-        time.sleep(0.01)
-    return backend.status(name).state
-
-
-def wait_for_line(backend: Backend, name: str, line: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while line not in list(backend.logs(name)):
-        assert time.monotonic() < deadline, f"{line!r} was not logged"
-        time.sleep(0.01)
-
-
-def pid_of(local: LocalBackend, name: str) -> int:
-    run = json.loads((local.folder(name) / "run.json").read_text())
-    return int(run["pid"])
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs (one that has ended and was not waited for does not)."""
-    shown = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return bool(shown) and not shown.startswith("Z")
 
 
 # What every backend promises
@@ -424,109 +367,3 @@ def test_rendering_starts_and_writes_nothing(backend: Backend, root: Path) -> No
     assert "two words" in text
     assert not list(root.glob("*"))
     assert backend.status("one").state is JobState.UNKNOWN
-
-
-# The local backend, killed from outside
-
-
-def test_a_job_whose_whole_group_is_killed_is_lost(local: LocalBackend) -> None:
-    local.submit(shell("one", "echo begun; exec sleep 60"))
-    wait_for_line(local, "one", "begun")
-    os.killpg(pid_of(local, "one"), signal.SIGKILL)
-    assert wait(local, "one") is JobState.LOST
-    assert local.status("one").exit_code is None
-    assert local.stop("one").state is JobState.LOST
-    local.resume("one")
-    assert local.status("one").state is JobState.RUNNING
-    local.stop("one", grace=0.1)
-
-
-def test_following_ends_when_the_job_is_lost(local: LocalBackend) -> None:
-    local.submit(shell("one", "echo begun; exec sleep 60"))
-    lines = local.logs("one", follow=True)
-    assert next(lines) == "begun"
-    os.killpg(pid_of(local, "one"), signal.SIGKILL)
-    assert list(lines) == []
-    assert local.status("one").state is JobState.LOST
-
-
-def test_a_signal_to_the_group_is_written_down_by_the_shell_that_waits(local: LocalBackend) -> None:
-    """As a terminal's Ctrl-C would be, which reaches the shell as well as the command."""
-    local.submit(shell("one", "trap 'exit 9' TERM; echo begun; sleep 60 & wait"))
-    wait_for_line(local, "one", "begun")
-    os.killpg(pid_of(local, "one"), signal.SIGTERM)
-    assert wait(local, "one") is JobState.FAILED
-    assert local.status("one").exit_code == 9
-
-
-def test_another_process_of_the_same_number_is_not_the_job(local: LocalBackend) -> None:
-    local.submit(shell("one", "exec sleep 60"))
-    os.killpg(pid_of(local, "one"), signal.SIGKILL)
-    wait(local, "one")
-    path = local.folder("one") / "run.json"
-    run = json.loads(path.read_text())
-    time.sleep(0.05)  # start times are told in hundredths of a second
-    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    try:
-        path.write_text(json.dumps({**run, "pid": other.pid}))
-        assert local.status("one").state is JobState.LOST
-        assert local.stop("one", grace=0.2).state is JobState.LOST
-        assert other.poll() is None, "somebody else's process was ended"
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_a_job_of_a_machine_that_is_gone_can_be_started_again(local: LocalBackend) -> None:
-    """Hosts are renamed and replaced: such a job is lost, not running for ever."""
-    local.submit(shell("one", "exec sleep 60"))
-    path = local.folder("one") / "run.json"
-    run = json.loads(path.read_text())
-    path.write_text(json.dumps({**run, "host": "another-machine"}))
-    status = local.status("one")
-    assert status.state is JobState.LOST
-    assert "another-machine" in status.detail
-    assert local.stop("one").state is JobState.LOST
-    assert is_alive(run["pid"]), "a process that may not be the job's was ended"
-    os.killpg(run["pid"], signal.SIGKILL)
-    local.submit(shell("one", "true"))
-    assert wait(local, "one") is JobState.SUCCEEDED
-
-
-def test_a_damaged_run_file_is_a_lost_job(local: LocalBackend) -> None:
-    local.submit(shell("one", "true"))
-    wait(local, "one")
-    (local.folder("one") / "run.json").write_text('{"pid": 1')
-    assert local.status("one").state is JobState.LOST
-
-
-def test_a_job_outlives_the_process_that_submitted_it(
-    local: LocalBackend, root: Path, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    waiting = f"while [ ! -e {shlex.quote(str(gate))} ]; do sleep 0.05; done; echo done; exit 6"
-    submit = (
-        "import sys; from pathlib import Path; from cluster import Job, LocalBackend; "
-        "LocalBackend(Path(sys.argv[1])).submit(Job('one', ('/bin/sh', '-c', sys.argv[2])))"
-    )
-    subprocess.run(
-        [sys.executable, "-c", submit, str(root), waiting],
-        check=True,
-        capture_output=True,
-        timeout=30,
-        start_new_session=True,
-    )
-    assert local.status("one").state is JobState.RUNNING
-    gate.touch()
-    assert wait(local, "one") is JobState.FAILED
-    assert local.status("one").exit_code == 6
-    assert list(local.logs("one")) == ["done"]
-
-
-def test_a_job_does_not_share_the_submitters_process_group(local: LocalBackend) -> None:
-    local.submit(shell("one", "echo begun; exec sleep 60"))
-    wait_for_line(local, "one", "begun")
-    job = pid_of(local, "one")
-    assert os.getpgid(job) == os.getsid(job) == job
-    assert os.getpgid(job) != os.getpgid(0)
-    local.stop("one", grace=0.1)

@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from tests.sweeps.study import Start, make_start
+
 torch.set_num_threads(1)
 
 _NETWORK = {"widths": [8, 8], "patch": 4, "groups": 4, "embed_dim": 8}
@@ -53,3 +55,9 @@ def project_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RACTD_HOME", str(home))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     return home
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Opens a context to search in, with changes to its spec."""
+    return make_start(tmp_path)

@@ -233,3 +233,13 @@ def test_the_installed_module_ends_with_the_code_and_no_traceback(storage: Path)
     assert done.stdout == ""
     assert done.stderr.startswith("error: no sweep 'none'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_damaged_spec_does_not_hide_the_other_sweeps(tiny: Spec, storage: Path) -> None:
+    for name in ("bad", "good"):
+        spec = load_spec(str(tiny(name=name)))
+        SweepFolder(storage, name).freeze(spec)
+    (storage / "sweeps" / "bad" / "spec.yaml").write_text("trials: [")
+    shown = ractd("sweep", "list", "--storage", str(storage))
+    assert "good [unknown] local/maze2d-umaze-v1: 0/4 trials" in shown
+    assert "bad [unknown]" in shown
