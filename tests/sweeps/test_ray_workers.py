@@ -13,7 +13,7 @@ from ractd_core.checkpoint import load_checkpoint
 from ractd_core.data.store import LocalRecipe, load, make_local
 from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS, ensure_stage
-from sweeps.embedded_ray import embedded_ray, set_environment
+from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.spec import Resources, StageResources, load_spec
@@ -26,7 +26,6 @@ TOLERANCE = 1e-4
 
 @pytest.fixture
 def ray_runtime() -> Iterator[None]:
-    set_environment()
     with embedded_ray(Resources()):
         yield
 
