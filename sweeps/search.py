@@ -116,7 +116,7 @@ class StudySearch(Searcher):
             self.study.tell(trial, state=TrialState.FAIL)
         # A sampler need not stumble on the last points of a small space.
         spec = self.context.spec
-        for point in whole_space(spec.recipe, spec.search) or []:
+        for point in whole_space(spec.recipe, spec.search):
             params = {label(path): value for path, value in point.items()}
             if self._is_new(params):
                 self.study.enqueue_trial(params)

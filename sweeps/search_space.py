@@ -6,6 +6,7 @@ A field is named by its path in the recipe (``student.optim.lr``) or by one of t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -148,16 +149,18 @@ def misfit(recipe: Recipe, values: dict[str, Scalar]) -> str | None:
     return None
 
 
-def whole_space(recipe: Recipe, search: dict[str, Any]) -> list[dict[str, Scalar]] | None:
-    """Every point of a space of choices that fits the recipe; None if a parameter is a range.
+def whole_space(recipe: Recipe, search: dict[str, Any]) -> Iterator[dict[str, Scalar]]:
+    """Every point of a space of choices that fits the recipe; nothing if a parameter is a range.
 
     Points are by the keys of ``search``, which must be canonical paths.
     """
     choices = [p.choices for p in search.values() if isinstance(p, Choices)]
     if not search or len(choices) < len(search):
-        return None
-    points = [dict(zip(search, values, strict=True)) for values in itertools.product(*choices)]
-    return [point for point in points if misfit(recipe, point) is None]
+        return
+    for values in itertools.product(*choices):
+        point = dict(zip(search, values, strict=True))
+        if misfit(recipe, point) is None:
+            yield point
 
 
 def is_integer(recipe: Recipe, path: str) -> bool:

@@ -178,7 +178,7 @@ class SweepSpec(Config):
         sizes = [len(p.choices) for p in self.search.values() if isinstance(p, Choices)]
         if len(sizes) < len(self.search) or math.prod(sizes) > _SMALL_SPACE:
             return self.trials
-        return min(self.trials, len(whole_space(self.recipe, self.search) or []))
+        return min(self.trials, sum(1 for _ in whole_space(self.recipe, self.search)))
 
     def datasets(self) -> list[DatasetName]:
         """The datasets that ``tasks`` names."""
