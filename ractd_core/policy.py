@@ -30,7 +30,7 @@ class Planner:
         self.horizon: int = model.about["horizon"]
         self.dims: int = model.about["dims"]
         self.device = device
-        if type(self.network) is Denoiser:
+        if isinstance(self.network, Denoiser):
             self._sigmas = grid(self.network.noise, device)
             self.calls = 2 * (len(self._sigmas) - 1)
         else:

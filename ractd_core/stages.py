@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,13 @@ class StageModule(nn.Module):
 class TeacherStage(StageModule):
     """EDM denoising of windows."""
 
+    network: Denoiser
+
     def __init__(self, config: TeacherConfig, windows: PlanWindows, about: dict[str, Any]) -> None:
         super().__init__()
         self.config, self.windows, self.about = config, windows, about
         self.optim, self.seed = config.optim, config.seed
-        self.network: Denoiser = build_network(about, config.dropout)  # type: ignore[assignment]
+        self.network = cast(Denoiser, build_network(about, config.dropout))
 
     def forward(self, draws: Draws) -> tuple[Tensor, Info]:
         """The teacher's loss on one batch."""
@@ -175,6 +177,8 @@ class RewardStage(StageModule):
 class StudentStage(StageModule):
     """One-step distillation of a frozen teacher under a frozen reward model."""
 
+    network: ConsistencyTrajectory
+
     def __init__(
         self,
         config: StudentConfig,
@@ -186,9 +190,7 @@ class StudentStage(StageModule):
         super().__init__()
         self.config, self.windows, self.about = config, windows, about
         self.optim, self.seed = config.optim, config.seed
-        self.network: ConsistencyTrajectory = build_network(  # type: ignore[assignment]
-            about, config.dropout
-        )
+        self.network = cast(ConsistencyTrajectory, build_network(about, config.dropout))
         load_teacher(self.network, teacher.network)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target

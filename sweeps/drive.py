@@ -45,7 +45,7 @@ def main(storage: str, name: str) -> int:
 
 
 def _end(text: str, code: int = 1) -> int:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the console
+    print(text, file=sys.stderr, flush=True)
     return code
 
 

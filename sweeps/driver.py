@@ -231,10 +231,10 @@ class Driver:
 
     def _report(self, contexts: list[TaskContext]) -> None:
         report = write_report(self.folder.storage, self.folder.name)
-        print(f"\n{report.table}\n", flush=True)  # noqa: T201 - the result
+        print(f"\n{report.table}\n", flush=True)
         for line in report.headlines:
-            print(line, flush=True)  # noqa: T201
-        print(f"\nreport: {report_page(self.folder)}", flush=True)  # noqa: T201
+            print(line, flush=True)
+        print(f"\nreport: {report_page(self.folder)}", flush=True)
         barren = [str(c.dataset) for c in contexts if winner(c) is None]
         if barren:
             raise RuntimeError(f"no trial of {', '.join(barren)} completed; the report says why")

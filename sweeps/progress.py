@@ -24,7 +24,7 @@ class Progress:
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._lock:
-            print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)  # noqa: T201 - the console
+            print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
             with self._events.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"time": now, "event": text}) + "\n")
 

@@ -49,17 +49,13 @@ def time_input(t: Tensor) -> Tensor:
     return 250.0 * t.log()
 
 
-class Denoiser(nn.Module):
-    """D(x, t) = c_skip x + c_out F(c_in x, c_noise) (EDM, equation 7): the teacher."""
+class Preconditioned(nn.Module):
+    """A network F between EDM's scalings: c_skip x + c_out F(c_in x, c_noise) (EDM, equation 7)."""
 
     def __init__(self, network: nn.Module, noise: NoiseConfig) -> None:
         super().__init__()
         self.network = network
         self.noise = noise
-
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """The clean plan expected at noise level ``t``; shapes as in :class:`Denoise`."""
-        return self._precondition(x, t, None, cond)
 
     def _precondition(self, x: Tensor, t: Tensor, s: Tensor | None, cond: Tensor) -> Tensor:
         c_skip, c_out, c_in = (column(c, x) for c in scalings(self.noise, t))
@@ -68,16 +64,22 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * out.float()
 
 
-class ConsistencyTrajectory(Denoiser):
+class Denoiser(Preconditioned):
+    """D(x, t): the teacher."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The clean plan expected at noise level ``t``; shapes as in :class:`Denoise`."""
+        return self._precondition(x, t, None, cond)
+
+
+class ConsistencyTrajectory(Preconditioned):
     """The student: jumps from any noise level t to any lower s (Kim et al. 2024, equation 7).
 
     ``G(x, t, s) = (s/t) x + (1 - s/t) g(x, t, s)``. G(x, t, t) = x holds by construction; "time 0"
     is σ_min.
     """
 
-    def forward(  # type: ignore[override]  # one more time than the teacher's D
-        self, x: Tensor, t: Tensor, s: Tensor, cond: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, cond: Tensor) -> Tensor:
         """The plan at noise level ``s`` (batch,) on the trajectory through x at ``t`` (batch,)."""
         ratio = column(s / t, x)
         return ratio * x + (1 - ratio) * self._precondition(x, t, s, cond)

@@ -120,7 +120,7 @@ def test_a_recipe_survives_its_own_json() -> None:
 
 def test_configurations_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Recipe().window.horizon = 3  # type: ignore[misc]
+        Recipe().window.horizon = 3  # type: ignore[misc]  # that is the mistake
 
 
 @given(

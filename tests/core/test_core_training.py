@@ -186,7 +186,7 @@ def test_the_loop_learns() -> None:
 # Resume
 
 
-class _Stop(Exception):  # noqa: N818
+class _Stop(Exception):  # noqa: N818 - ends a run, is no error
     pass
 
 

@@ -89,7 +89,7 @@ def test_a_damaged_record_is_an_error_that_names_the_file(ledger: Ledger, conten
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is checked below
         ledger.get("bad")
     assert str(path) in str(caught.value)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - as above
         list(ledger)
     assert str(path) in str(caught.value)
     assert not ledger.put("bad", {"a": 2})
