@@ -84,7 +84,7 @@ DATA_COLUMNS = {
     "fingerprint": "str",
     "transitions": "int64",
     "episodes": "int64",
-    "stretch_steps": "int64",
+    "counted": "str",
 }
 
 
@@ -161,14 +161,14 @@ def stage_line(manifest: Document) -> Line:
 
 
 def data_line(document: Document) -> Line:
-    """One dataset: its size, and the length of the stretches it was scored on."""
+    """One dataset: its size, and what of it was counted to score its behaviour."""
     return {
         "dataset": document.text("dataset"),
         "task": document.text("task"),
         "fingerprint": document.text("fingerprint"),
         "transitions": document.integer("transitions"),
         "episodes": document.integer("episodes"),
-        "stretch_steps": document.integer("stretch_steps"),
+        "counted": document.text("counted"),
     }
 
 

@@ -15,7 +15,7 @@ def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
         *_selection_lines(sweep),
         *_evaluation_lines(sweep),
         "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
-        "over its stretches), 5000 resamples. It does not cover the spread between training seeds.",
+        "over its own), 5000 resamples. It does not cover the spread between training seeds.",
         *_published_lines(sweep),
         *_caveats(sweep),
     )
@@ -25,8 +25,8 @@ def _data_lines(sweep: Sweep) -> list[str]:
     scales = _scales(sweep)
     return [
         f"Data: {data['dataset']} (task {data['task']}, fingerprint {data['fingerprint'][:8]}), "
-        f"{data['transitions']} transitions in {data['episodes']} episodes, scored as successive "
-        f"stretches of {data['stretch_steps']} steps.{scales.get(data['dataset'], '')}"
+        f"{data['transitions']} transitions in {data['episodes']} episodes, scored by "
+        f"{data['counted']}.{scales.get(data['dataset'], '')}"
         for data in sweep.data.to_dict("records")
     ]
 

@@ -48,8 +48,8 @@ class Sweep:
     """One line per trial and stage that it was built from: `trial` key and `stage` name."""
     data: pd.DataFrame
     """One line per dataset."""
-    stretches: pd.DataFrame
-    """One line per stretch of a dataset, with its score."""
+    behaviour: pd.DataFrame
+    """One line per episode (mazes: stretch) of a dataset, with the score of its behaviour."""
     unfinished_trials: int
     unfinished_rows: int
 
@@ -94,7 +94,7 @@ def load_sweep(storage: Path, name: str) -> Sweep:
         ),
         uses=_frame(_use_lines(trials.values()), {"trial": "str", "stage": "str"}),
         data=_frame(map(flatten.data_line, data), flatten.DATA_COLUMNS),
-        stretches=_frame(_stretch_lines(data), {"dataset": "str", "score": "float64"}),
+        behaviour=_frame(_behaviour_lines(data), {"dataset": "str", "score": "float64"}),
         unfinished_trials=unfinished_trials,
         unfinished_rows=unfinished_rows,
     )
@@ -185,7 +185,7 @@ def _stage_names(record: Document) -> list[str]:
     return names
 
 
-def _stretch_lines(data: Iterable[Document]) -> Iterable[Line]:
+def _behaviour_lines(data: Iterable[Document]) -> Iterable[Line]:
     for document in data:
-        for score in document.numbers("stretch_scores"):
+        for score in document.numbers("behaviour_scores"):
             yield {"dataset": document.text("dataset"), "score": score}

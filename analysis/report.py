@@ -123,7 +123,7 @@ def _panels(sweep: Sweep, dataset: str) -> list[Panel]:
         panels.append(Panel(f"Training of {dataset}", caption, plot_stability(stability), width))
     returns = returns_info(sweep, dataset)
     if returns.groups:
-        caption = "Share of episodes (for the data, of stretches) by normalized return."
+        caption = "Share of episodes (for the data, its own) by normalized return."
         panels.append(Panel(f"Returns on {dataset}", caption, plot_returns(returns), 340))
     return panels
 

@@ -13,7 +13,7 @@ from analysis.stats import bootstrap_mean, iqm
 
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
 PUBLISHED = "RACTD (published, D4RL's own data)"
-_DATA = "data (mean of stretches)"
+_DATA = "data (its own behaviour)"
 _ORDER = (_DATA, "regression", "teacher", "ctd", "ractd", PUBLISHED)
 _BENCHMARK_COLUMNS = {
     "task": "str",
@@ -43,9 +43,9 @@ MISSING = "–"
 def benchmark_table(sweep: Sweep) -> pd.DataFrame:
     """One line per completed final row, with the data's own score and the published one.
 
-    `low` and `high` bound the 95 % bootstrap interval over episodes (over stretches for the
-    data); `gap` is selection score minus score; `training_seeds` counts the seeds that the same
-    method with the same settings was trained with.
+    `low` and `high` bound the 95 % bootstrap interval over episodes (of the data, for its
+    own behaviour); `gap` is selection score minus score; `training_seeds` counts the seeds that
+    the same method with the same settings was trained with.
     """
     lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
     frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
@@ -163,7 +163,7 @@ def _markdown_cell(cell: str) -> str:
 def _data_lines(sweep: Sweep) -> list[Line]:
     lines = []
     for record in sweep.data.to_dict("records"):
-        scores = sweep.stretches.loc[sweep.stretches["dataset"] == record["dataset"], "score"]
+        scores = sweep.behaviour.loc[sweep.behaviour["dataset"] == record["dataset"], "score"]
         if not scores.empty:
             lines.append(
                 {name: record[name] for name in ("task", "dataset", "fingerprint")}

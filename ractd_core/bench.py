@@ -22,17 +22,17 @@ class Latency:
 
 
 def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Latency:
-    """Time whole plans, from states in data units to states in data units.
+    """Time whole plans, from observations to states or actions in data units.
 
     Three calls warm up; on an accelerator the clock is read after it has finished.
     """
     shape = (batch, planner.horizon, planner.dims)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(planner.device)
-    state = torch.zeros(batch, planner.dims, device=planner.device)
+    seen = torch.zeros(batch, planner.context, planner.observation_dims, device=planner.device)
     taken = []
     for index in range(-3, repetitions):
         start = time.perf_counter()
-        planner.plan(state, state, z)
+        planner.plan(seen, z)
         if planner.device.type == "cuda":
             torch.cuda.synchronize()
         if index >= 0:

@@ -50,14 +50,17 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 class WindowConfig(Config):
-    """Windows of ``horizon`` states, conditioned on the first and the last one.
+    """What the networks generate: windows of ``horizon`` states (mazes) or actions (all others).
 
-    ``padding="rest"`` starts a window at any step and fills what lies beyond the end of the episode
-    with its last position at zero velocity; ``"none"`` keeps windows inside an episode.
+    States are conditioned on the window's first and last one, actions on the last ``history``
+    observations. ``padding="hold"`` starts a window at any step and fills what lies beyond the end
+    of the episode with its last position at zero velocity, or its last action; ``"none"`` keeps
+    windows inside an episode.
     """
 
     horizon: Positive = 160
-    padding: Literal["rest", "none"] = "rest"
+    history: Positive = 1
+    padding: Literal["hold", "none"] = "hold"
 
 
 class NoiseConfig(Config):
@@ -140,16 +143,18 @@ class TeacherConfig(Config):
 
 
 class RewardConfig(Config):
-    """Return-to-go model: residual MLP on single states.
+    """Return-to-go model: residual MLP on single states (mazes) or actions in their states.
 
     ``truncation`` says what an episode cut by time is worth beyond its end: ``zero`` as released,
-    or ``hold``, its last reward for ever, which agrees with windows padded at rest.
+    or ``hold``, its last reward for ever, which agrees with windows that hold the last position.
+    ``termination_penalty`` is taken off the last reward of an episode that terminated.
     """
 
     optim: OptimConfig = OptimConfig(steps=600, batch_size=256, weight_decay=1e-3)
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 128)
     discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
     truncation: Literal["zero", "hold"] = "hold"
+    termination_penalty: NonNegative = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -160,7 +165,8 @@ class StudentConfig(Config):
     (released code) or the one-step sample from pure noise (paper). ``solver_steps`` is how many
     bins the teacher may cross in the CTM target; ``target_ema`` 0 makes the target network the
     current weights. ``reward_states`` states of each plan are drawn for the reward sum, which keeps
-    the estimate unbiased and the step cheap; null scores every state.
+    the estimate unbiased and the step cheap; null scores every state. Of a window of actions only
+    the first, which is executed, is scored.
     """
 
     optim: OptimConfig = OptimConfig(steps=400)

@@ -1,32 +1,39 @@
-"""Seeded evaluation: one environment per episode seed, batched policy calls, true returns."""
+"""Seeded evaluation: one environment per episode seed, batched policy calls, true returns.
+
+An episode is fixed by its seed, to the last bit, whoever plays beside it: its environment and its
+noise are seeded, and its observation always has the same row, ``seed mod lanes``, in a network
+call that always has all the policy's lanes as rows. (Matrix products round differently for other
+shapes or rows, and a legged robot turns the last bit into another return.)
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 
-from ractd_core.envs import Maze2d, make_env
-from ractd_core.policy import PlanAndTrack
-from ractd_core.tasks import Task, get_task
-
-_BATCH = 25
+from ractd_core.envs import Array, D4RLEnv, make_env
+from ractd_core.policy import LANES, Policy
+from ractd_core.tasks import DatasetName, Task, TaskError
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Episodes by seed: ``returns`` is the sum of the environment's own rewards to the first end.
 
-    All arrays have shape (episodes,).
+    All arrays have shape (episodes,); ``terminated`` says that an episode ended by itself and not
+    by the step limit.
     """
 
     task: Task
     seeds: NDArray[np.int64]
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -44,49 +51,101 @@ class Evaluation:
         return float(self.scores.std(ddof=1)) if len(self.scores) > 1 else 0.0
 
     def csv(self) -> str:
-        """One line per episode: seed, return, score, length."""
-        rows = zip(self.seeds, self.returns, self.scores, self.lengths, strict=True)
-        lines = [f"{seed},{ret:.6g},{score:.6g},{length}" for seed, ret, score, length in rows]
-        return "\n".join(["seed,return,score,length", *lines]) + "\n"
+        """One line per episode: seed, return, score, length, terminated (0 or 1)."""
+        rows = zip(
+            self.seeds, self.returns, self.scores, self.lengths, self.terminated, strict=True
+        )
+        lines = [f"{s},{ret:.6g},{score:.6g},{n},{end:d}" for s, ret, score, n, end in rows]
+        return "\n".join(["seed,return,score,length,terminated", *lines]) + "\n"
 
 
-@cache
-def _environments(task: str, count: int) -> list[Maze2d]:
-    """Kept for the next evaluation in this process: building one costs more than an episode."""
-    return [make_env(get_task(task)) for _ in range(count)]
+def evaluate(
+    policy: Policy, dataset: DatasetName, seeds: Sequence[int], *, batch: int = LANES
+) -> Evaluation:
+    """Play exactly one episode per seed, at most ``batch`` at the same time.
 
-
-def evaluate(policy: PlanAndTrack, task: Task, seeds: Sequence[int]) -> Evaluation:
-    """Play exactly one episode per seed.
-
-    An episode is fixed by its seed: start, sampling noise and dynamics. Raises ValueError if
-    ``seeds`` is empty.
+    Neither ``batch`` nor the order of the seeds changes a return. Where several workers train
+    together each plays a share, and all get the whole. Raises ValueError if ``seeds`` is empty or
+    ``batch`` below 1, and :class:`~ractd_core.tasks.TaskError` if policies trained on ``dataset``
+    cannot be scored.
     """
+    if dataset.refusal is not None:
+        raise TaskError(dataset.refusal)
     if not seeds:
         raise ValueError("no evaluation seeds")
-    returns, lengths = [], []
-    for first in range(0, len(seeds), _BATCH):
-        batch = list(seeds[first : first + _BATCH])
-        total, steps = _play(policy, _environments(task.name, _BATCH)[: len(batch)], batch)
-        returns.append(total)
-        lengths.append(steps)
-    return Evaluation(task, np.array(seeds), np.concatenate(returns), np.concatenate(lengths))
+    if batch < 1:
+        raise ValueError(f"batch must be 1 or more, found {batch}")
+    order = np.array(seeds, dtype=np.int64)
+    if not dist.is_initialized():
+        return _Play(policy, dataset.task, order, batch).result()
+    mine = np.array_split(order, dist.get_world_size())[dist.get_rank()]
+    own = _Play(policy, dataset.task, mine, batch).result()
+    shares: list[Evaluation] = [own] * dist.get_world_size()
+    dist.all_gather_object(shares, own)
+    columns = {
+        key: np.concatenate([getattr(share, key) for share in shares])
+        for key in ("seeds", "returns", "lengths", "terminated")
+    }
+    return Evaluation(dataset.task, **columns)
 
 
-def _play(
-    policy: PlanAndTrack, envs: list[Maze2d], seeds: list[int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    observations = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
-    policy.reset(observations, np.stack([env.goal for env in envs]), seeds)
-    returns = np.zeros(len(envs))
-    lengths = np.zeros(len(envs), dtype=np.int64)
-    running = np.ones(len(envs), dtype=bool)
-    while running.any():
-        actions = policy.act(observations)
-        for index in np.flatnonzero(running):
-            observation, reward, terminated, truncated, _ = envs[index].step(actions[index])
-            observations[index] = observation
-            returns[index] += reward
-            lengths[index] += 1
-            running[index] = not (terminated or truncated)
-    return returns, lengths
+_pool: dict[str, list[D4RLEnv]] = {}
+"""Environments that nobody plays in, by task: building one costs more than an episode."""
+
+
+class _Play:
+    """One environment per running episode; a lane takes its next episode when one has ended."""
+
+    def __init__(self, policy: Policy, task: Task, seeds: NDArray[np.int64], batch: int) -> None:
+        self.policy, self.task, self.seeds, self.batch = policy, task, seeds, batch
+        self.waiting: dict[int, deque[int]] = {}
+        for episode, seed in enumerate(seeds):
+            self.waiting.setdefault(int(seed) % policy.lanes, deque()).append(episode)
+        self.running: dict[int, tuple[int, D4RLEnv]] = {}
+        self.observations = np.zeros((policy.lanes, task.obs_dim))
+        self.goals = np.zeros((policy.lanes, 2))
+        self.returns = np.zeros(len(seeds))
+        self.lengths = np.zeros(len(seeds), dtype=np.int64)
+        self.terminated = np.zeros(len(seeds), dtype=np.bool_)
+
+    def result(self) -> Evaluation:
+        """Play all episodes to their ends."""
+        try:
+            while self.waiting or self.running:
+                self._start()
+                self._step(self.policy.act(self.observations))
+        finally:
+            _pool.setdefault(self.task.name, []).extend(env for _, env in self.running.values())
+        return Evaluation(self.task, self.seeds, self.returns, self.lengths, self.terminated)
+
+    def _start(self) -> None:
+        idle = [lane for lane in self.waiting if lane not in self.running]
+        lanes = idle[: self.batch - len(self.running)]
+        if not lanes:
+            return
+        pool = _pool.setdefault(self.task.name, [])
+        seeds = []
+        for lane in lanes:
+            episode = self.waiting[lane].popleft()
+            if not self.waiting[lane]:
+                del self.waiting[lane]
+            env = pool.pop() if pool else make_env(self.task)
+            self.running[lane] = episode, env
+            seeds.append(int(self.seeds[episode]))
+            self.observations[lane] = env.reset(seed=seeds[-1])[0]
+            if env.goal is not None:
+                self.goals[lane] = env.goal
+        has_goal = self.running[lanes[0]][1].goal is not None
+        goals = self.goals if has_goal else None
+        self.policy.start(np.array(lanes), self.observations, goals, seeds)
+
+    def _step(self, actions: Array) -> None:
+        for lane, (episode, env) in list(self.running.items()):
+            observation, reward, terminated, truncated, _ = env.step(actions[lane])
+            self.observations[lane] = observation
+            self.returns[episode] += reward
+            self.lengths[episode] += 1
+            if terminated or truncated:
+                self.terminated[episode] = terminated
+                _pool[self.task.name].append(env)
+                del self.running[lane]

@@ -1,11 +1,14 @@
 """The losses of teacher, reward model and student, as the paper writes them.
 
 Each returns ``(loss, info)``: a scalar to minimize and flat metrics (detached scalars). ``x0`` are
-normalized windows (batch, horizon, dims), ``cond`` their first and last states (batch, 2·dims).
+normalized windows (batch, horizon, dims), ``cond`` what they are conditioned on: a plan's first and
+last state or the observations before an action (batch, context · obs_dim).
 Equation numbers are those of arXiv 2506.07822 unless another source is named.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -120,19 +123,42 @@ def dsm_loss(
     return loss, clean
 
 
-def reward_loss(value: nn.Module, plan: Tensor, draws: Draws, states: int | None) -> Tensor:
+RewardLoss = Callable[[Tensor, Tensor, Draws], Tensor]
+"""A reward term of (window, cond, draws): :func:`plan_reward_loss` or its like for actions."""
+
+
+def plan_reward_loss(
+    value: nn.Module, plan: Tensor, cond: Tensor, draws: Draws, *, states: int | None
+) -> Tensor:
     """-E Σ_h R(plan_h): the predicted return-to-go of every state of the plan (equation 8).
 
-    R is asked inside the data's range only: the forward value is clamped to [-1, 1], the gradient
-    passes straight through. ``states`` positions are drawn per plan and scaled up to the sum.
+    ``states`` positions are drawn per plan and scaled up to the sum.
     """
     horizon = plan.shape[1]
     if states is not None and states < horizon:
         chosen = draws.integers(horizon, states)
         plan = plan.gather(1, chosen[..., None].expand(-1, -1, plan.shape[2]))
-    inside = plan + (plan.clamp(-1, 1) - plan).detach()
-    scores: Tensor = value(inside)
+    scores: Tensor = value(inside(plan))
     return -horizon * scores.mean()
+
+
+def action_reward_loss(
+    value: nn.Module, actions: Tensor, cond: Tensor, draws: Draws, *, observation_dims: int
+) -> Tensor:
+    """-E R(a_0, s_0): the predicted return-to-go of the action that is executed (equation 8).
+
+    s_0 is the newest observation of ``cond``, its last ``observation_dims`` entries.
+    """
+    scores: Tensor = value(torch.cat([inside(actions[:, 0]), cond[:, -observation_dims:]], dim=1))
+    return -scores.mean()
+
+
+def inside(x: Tensor) -> Tensor:
+    """Clamp to [-1, 1], the normalized data's range, while the gradient passes straight through.
+
+    R has never seen anything beyond it.
+    """
+    return x + (x.clamp(-1, 1) - x).detach()
 
 
 def one_step_from_noise(
@@ -147,7 +173,7 @@ def student_loss(
     student: ConsistencyTrajectory,
     target: ConsistencyTrajectory,
     teacher: Denoiser,
-    value: nn.Module,
+    reward_loss: RewardLoss,
     x0: Tensor,
     cond: Tensor,
     draws: Draws,
@@ -169,7 +195,7 @@ def student_loss(
     if config.reward_weight:
         if clean is None or config.reward_at == "noise":
             clean = one_step_from_noise(student, student.noise, x0, cond, draws)
-        reward = reward_loss(value, clean, draws, config.reward_states)
+        reward = reward_loss(clean, cond, draws)
     loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
     return loss, {
         "loss": loss.detach(),

@@ -1,12 +1,19 @@
-"""Observation in, action out: for mazes, plan once and track the plan."""
+"""Observation in, action out: for mazes plan once and track the plan, elsewhere replan.
+
+A policy acts for a fixed number of *lanes* at once, one episode each. It is told which lanes start
+an episode, and with which seed; what it does in a lane depends on that lane's observations and
+seed only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
@@ -14,22 +21,49 @@ from ractd_core.diffusion.samplers import initial_noise, sample_heun, sample_one
 from ractd_core.diffusion.schedule import grid
 from ractd_core.draws import generator
 from ractd_core.envs import Array
-from ractd_core.stages import Model, load_model
+from ractd_core.stages import Model, load_model, window_dims
+
+Lanes = NDArray[np.int64]
+LANES = 32
+"""Episodes that an evaluation plays at once."""
+_NOISE_BLOCK = 64
+
+
+class Policy(Protocol):
+    """What an evaluation plays, in ``lanes`` episodes at once."""
+
+    lanes: int
+
+    def start(
+        self, lanes: Lanes, observations: Array, goals: Array | None, seeds: Sequence[int]
+    ) -> None:
+        """Begin an episode in each of ``lanes`` (k,), with the seeds (k,) of their noise.
+
+        ``observations`` (lanes, obs_dim) are of all lanes; ``goals`` (lanes, 2) are the mazes'.
+        """
+
+    def act(self, observations: Array) -> Array:
+        """Actions (lanes, act_dim) for the observations (lanes, obs_dim) of all lanes."""
 
 
 class Planner:
-    """Plans of states from the first and the wanted last state.
+    """Windows of states or actions from the observations that condition them.
 
     A teacher samples by Heun over its whole grid, a student in one step, a regression directly.
-    ``calls`` is the number of network calls per plan (NFE).
+    ``calls`` is the number of network calls per window (NFE), ``context`` the number of
+    observations that condition it.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
-        self.normalizer = model.normalizer.to(device)
+        self.normalizers = model.normalizers.to(device)
         self.network = model.network.to(device)
+        self.modelled: str = model.about["modelled"]
         self.horizon: int = model.about["horizon"]
-        self.dims: int = model.about["dims"]
+        self.context: int = model.about["context"]
+        self.observation_dims: int = model.about["observation_dims"]
+        self.dims = window_dims(model.about)
         self.device = device
+        self._output = getattr(self.normalizers, _NORMALIZER[self.modelled])
         if isinstance(self.network, Denoiser):
             self._sigmas = grid(self.network.noise, device)
             self.calls = 2 * (len(self._sigmas) - 1)
@@ -42,29 +76,41 @@ class Planner:
         return cls(load_model(path, "teacher", "student", "regression", device=device), device)
 
     @torch.inference_mode()
-    def plan(self, first: Tensor, last: Tensor, z: Tensor) -> Tensor:
-        """Plans (batch, horizon, dims) in data units.
+    def plan(self, observations: Tensor, z: Tensor) -> Tensor:
+        """Windows (batch, horizon, dims) in data units.
 
-        ``first`` and ``last`` are states (batch, dims) in data units; ``z`` is standard normal
-        noise of the plans' shape.
+        ``observations`` (batch, context, obs_dim) in data units: a plan's first and last state, or
+        the last ones before an action, oldest first. ``z`` is standard normal noise of the windows'
+        shape.
         """
-        cond = torch.cat([self.normalizer.normalize(first), self.normalizer.normalize(last)], dim=1)
+        cond = self.normalizers.observations.normalize(observations).flatten(1)
         if isinstance(self.network, ConsistencyTrajectory):
-            plan = sample_one_step(self.network, initial_noise(self.network.noise, z), cond)
+            x = sample_one_step(self.network, initial_noise(self.network.noise, z), cond)
         elif isinstance(self.network, Denoiser):
             start = initial_noise(self.network.noise, z)
-            plan = sample_heun(self.network, start, cond, self._sigmas)
+            x = sample_heun(self.network, start, cond, self._sigmas)
         else:
             nothing = torch.zeros_like(z)
-            plan = self.network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
-        return self.normalizer.unnormalize(plan)
+            x = self.network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
+        return self._output.unnormalize(x)
 
-    def noise(self, seeds: Sequence[int]) -> Tensor:
-        """One noise per seed, (batch, horizon, dims): a plan depends on its own seed only."""
-        draws = [
-            torch.randn(self.horizon, self.dims, generator=generator(seed, 0)) for seed in seeds
-        ]
-        return torch.stack(draws).to(self.device)
+    def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
+        """Noise (count, horizon, dims) of an episode's windows numbered from ``first``.
+
+        It depends on (seed, number) alone. ``first`` is a multiple of ``count``.
+        """
+        shape = (count, self.horizon, self.dims)
+        return torch.randn(shape, generator=generator(seed, first // count))
+
+
+_NORMALIZER = {"states": "observations", "actions": "actions"}
+
+
+def make_policy(planner: Planner, lanes: int = LANES) -> Policy:
+    """The domain's controller around ``planner``: track plans of states, execute actions."""
+    if planner.modelled == "states":
+        return PlanAndTrack(planner, lanes)
+    return RecedingHorizon(planner, lanes)
 
 
 class PlanAndTrack:
@@ -74,28 +120,68 @@ class PlanAndTrack:
     as waypoint and, after its end, its last position at rest (Diffuser's and RACTD's controller).
     """
 
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
-        self._plans = np.zeros((0, 0, 0))
-        self._step = 0
+    def __init__(self, planner: Planner, lanes: int = LANES) -> None:
+        self.planner, self.lanes = planner, lanes
+        self._noise = torch.zeros(lanes, planner.horizon, planner.dims)
+        self._plans = np.zeros(self._noise.shape)
+        self._step = np.zeros(lanes, dtype=np.int64)
 
-    def reset(self, observations: Array, goals: Array, seeds: Sequence[int]) -> None:
-        """Plan for a batch of episodes: ``observations`` (batch, 4), ``goals`` (batch, 2)."""
-        device = self.planner.device
-        first = torch.tensor(observations, dtype=torch.float32, device=device)
+    def start(
+        self, lanes: Lanes, observations: Array, goals: Array | None, seeds: Sequence[int]
+    ) -> None:
+        """Plan for the lanes that start. ValueError without goals."""
+        if goals is None:
+            raise ValueError("plans are made to a goal, and this environment has none")
+        self._noise[lanes] = torch.cat([self.planner.noise(seed) for seed in seeds])
         at_rest = np.concatenate([goals, np.zeros_like(goals)], axis=1)
-        last = torch.tensor(at_rest, dtype=torch.float32, device=device)
-        plans = self.planner.plan(first, last, self.planner.noise(seeds))
-        self._plans = plans.cpu().numpy().astype(np.float64)
-        self._step = 0
+        ends = torch.tensor(np.stack([observations, at_rest], axis=1), dtype=torch.float32)
+        device = self.planner.device
+        plans = self.planner.plan(ends.to(device), self._noise.to(device))
+        self._plans[lanes] = plans.cpu().numpy()[lanes]
+        self._step[lanes] = 0
 
     def act(self, observations: Array) -> Array:
-        """Forces (batch, 2) for ``observations`` (batch, 4); the environment clips them."""
+        """Forces (lanes, 2) for ``observations`` (lanes, 4); the environment clips them."""
         self._step += 1
-        if self._step < self._plans.shape[1]:
-            waypoint, velocity = np.split(self._plans[:, self._step], 2, axis=1)
-        else:
-            waypoint = self._plans[:, -1, :2]
-            velocity = np.zeros_like(waypoint)
+        horizon = self.planner.horizon
+        now = np.minimum(self._step, horizon - 1)
+        waypoint, velocity = np.split(self._plans[np.arange(self.lanes), now], 2, axis=1)
+        velocity = np.where((self._step < horizon)[:, None], velocity, 0.0)
         position, speed = np.split(observations, 2, axis=1)
         return (waypoint - position) + (velocity - speed)
+
+
+class RecedingHorizon:
+    """Replan at every step and execute the window's first action."""
+
+    def __init__(self, planner: Planner, lanes: int = LANES) -> None:
+        self.planner, self.lanes = planner, lanes
+        self._past = torch.zeros(lanes, planner.context, planner.observation_dims)
+        self._noise = torch.zeros(lanes, _NOISE_BLOCK, planner.horizon, planner.dims)
+        self._seeds = np.zeros(lanes, dtype=np.int64)
+        self._step = np.zeros(lanes, dtype=np.int64)
+        self._fresh = np.zeros(lanes, dtype=bool)
+
+    def start(
+        self, lanes: Lanes, observations: Array, goals: Array | None, seeds: Sequence[int]
+    ) -> None:
+        """Forget what the lanes have seen; before its start an episode repeats its first state."""
+        self._seeds[lanes] = seeds
+        self._step[lanes] = 0
+        self._fresh[lanes] = True
+
+    def act(self, observations: Array) -> Array:
+        """Actions (lanes, act_dim) for ``observations`` (lanes, obs_dim)."""
+        planner = self.planner
+        seen = torch.tensor(observations, dtype=torch.float32)
+        self._past = torch.cat([self._past[:, 1:], seen[:, None]], dim=1)
+        self._past[self._fresh] = seen[self._fresh][:, None].expand(-1, planner.context, -1)
+        self._fresh[:] = False
+        for lane in np.flatnonzero(self._step % _NOISE_BLOCK == 0):
+            self._noise[lane] = planner.noise(
+                int(self._seeds[lane]), int(self._step[lane]), _NOISE_BLOCK
+            )
+        z = self._noise[torch.arange(self.lanes), torch.tensor(self._step % _NOISE_BLOCK)]
+        self._step += 1
+        actions = planner.plan(self._past.to(planner.device), z.to(planner.device))
+        return actions[:, 0].cpu().numpy().astype(np.float64)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,16 +34,24 @@ from ractd_core.config import (
     UNetConfig,
 )
 from ractd_core.data.flat import FlatDataset, returns_to_go
-from ractd_core.data.normalizer import LimitsNormalizer
-from ractd_core.data.windows import PlanWindows
+from ractd_core.data.normalizer import LimitsNormalizer, Normalizers
+from ractd_core.data.windows import ActionWindows, PlanWindows, Windows
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws, generator
-from ractd_core.losses import Info, regression_loss, student_loss, teacher_loss, value_loss
+from ractd_core.losses import (
+    Info,
+    RewardLoss,
+    action_reward_loss,
+    plan_reward_loss,
+    regression_loss,
+    student_loss,
+    teacher_loss,
+    value_loss,
+)
 from ractd_core.models.unet import TemporalUNet, load_teacher
 from ractd_core.models.value import ValueMLP
 
 KINDS = ("teacher", "reward", "student", "regression")
-_PLANS = ("teacher", "student", "regression")
 
 
 @dataclass(frozen=True)
@@ -49,28 +59,31 @@ class Model:
     """A stage's result: the network, its normalizer, and ``about``, what its file's header says."""
 
     network: nn.Module
-    normalizer: LimitsNormalizer
+    normalizers: Normalizers
     about: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write the one file."""
         tensors = with_prefix("network", self.network.state_dict())
-        tensors |= with_prefix("normalizer", self.normalizer.state_dict())
+        tensors |= with_prefix("normalizers", self.normalizers.state_dict())
         save_checkpoint(path, tensors, self.about)
 
 
 def build_network(about: dict[str, Any], dropout: float = 0.0) -> nn.Module:
     """An untrained network of the kind and shape that ``about`` describes.
 
-    ``about`` has ``kind``, ``dims`` and, but for the reward model, ``network`` (a
-    :class:`UNetConfig`) and ``noise`` (a :class:`NoiseConfig`, teacher and student only).
+    ``about`` has ``kind``, ``modelled`` (states or actions), ``observation_dims`` and
+    ``action_dims``; the reward model ``widths``, the others ``context`` (how many observations
+    condition a window), ``network`` (a :class:`UNetConfig`) and, but for the regression, ``noise``
+    (a :class:`NoiseConfig`).
     """
-    dims = about["dims"]
+    dims = window_dims(about)
     if about["kind"] == "reward":
-        return ValueMLP(dims, about["widths"])
+        beside = about["observation_dims"] if about["modelled"] == "actions" else 0
+        return ValueMLP(dims + beside, about["widths"])
     unet = TemporalUNet(
         dims,
-        2 * dims,
+        about["context"] * about["observation_dims"],
         UNetConfig.model_validate(about["network"]),
         stop_time=about["kind"] == "student",
         dropout=dropout,
@@ -79,6 +92,11 @@ def build_network(about: dict[str, Any], dropout: float = 0.0) -> nn.Module:
         return unet
     noise = NoiseConfig.model_validate(about["noise"])
     return (ConsistencyTrajectory if about["kind"] == "student" else Denoiser)(unet, noise)
+
+
+def window_dims(about: dict[str, Any]) -> int:
+    """Dimensions of what a window holds: states or actions."""
+    return int(about["observation_dims" if about["modelled"] == "states" else "action_dims"])
 
 
 def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> Model:
@@ -93,10 +111,10 @@ def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> M
             f"{path} holds a {about.get('kind')} model, expected {' or '.join(kinds or KINDS)}"
         )
     network = build_network(about).to(device)
-    normalizer = LimitsNormalizer.empty(about["dims"]).to(device)
+    normalizers = Normalizers.empty(about["observation_dims"], about["action_dims"]).to(device)
     network.load_state_dict(under_prefix("network", tensors))
-    normalizer.load_state_dict(under_prefix("normalizer", tensors))
-    return Model(network.eval().requires_grad_(False), normalizer, about)
+    normalizers.load_state_dict(under_prefix("normalizers", tensors))
+    return Model(network.eval().requires_grad_(False), normalizers, about)
 
 
 class StageModule(nn.Module):
@@ -114,9 +132,9 @@ class StageModule(nn.Module):
     def after_step(self) -> None:
         """Nothing follows an update."""
 
-    def result(self, network: nn.Module, normalizer: LimitsNormalizer) -> Model:
+    def result(self, network: nn.Module, normalizers: Normalizers) -> Model:
         """The finished stage around ``network``, usually the trainer's average."""
-        return Model(network, normalizer, self.about)
+        return Model(network, normalizers, self.about)
 
 
 class TeacherStage(StageModule):
@@ -124,7 +142,7 @@ class TeacherStage(StageModule):
 
     network: Denoiser
 
-    def __init__(self, config: TeacherConfig, windows: PlanWindows, about: dict[str, Any]) -> None:
+    def __init__(self, config: TeacherConfig, windows: Windows, about: dict[str, Any]) -> None:
         super().__init__()
         self.config, self.windows, self.about = config, windows, about
         self.optim, self.seed = config.optim, config.seed
@@ -137,11 +155,9 @@ class TeacherStage(StageModule):
 
 
 class RegressionStage(StageModule):
-    """The plan regressed on its ends."""
+    """The window regressed on its conditioning: for actions, behaviour cloning."""
 
-    def __init__(
-        self, config: RegressionConfig, windows: PlanWindows, about: dict[str, Any]
-    ) -> None:
+    def __init__(self, config: RegressionConfig, windows: Windows, about: dict[str, Any]) -> None:
         super().__init__()
         self.windows, self.about = windows, about
         self.optim, self.seed = config.optim, config.seed
@@ -154,24 +170,24 @@ class RegressionStage(StageModule):
 
 
 class RewardStage(StageModule):
-    """Normalized return-to-go regressed on normalized states."""
+    """Normalized return-to-go regressed on normalized states, or actions beside their states."""
 
     def __init__(
         self,
         config: RewardConfig,
-        states: Tensor,
+        inputs: Tensor,
         targets: Tensor,
         about: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.states, self.targets, self.about = states, targets, about
+        self.inputs, self.targets, self.about = inputs, targets, about
         self.optim, self.seed = config.optim, config.seed
         self.network = build_network(about)
 
     def forward(self, draws: Draws) -> tuple[Tensor, Info]:
         """The reward model's loss on one batch."""
-        rows = draws.integers(len(self.states))
-        return value_loss(self.network, self.states[rows], self.targets[rows])
+        rows = draws.integers(len(self.inputs))
+        return value_loss(self.network, self.inputs[rows], self.targets[rows])
 
 
 class StudentStage(StageModule):
@@ -182,7 +198,7 @@ class StudentStage(StageModule):
     def __init__(
         self,
         config: StudentConfig,
-        windows: PlanWindows,
+        windows: Windows,
         teacher: Model,
         reward: Model,
         about: dict[str, Any],
@@ -195,6 +211,11 @@ class StudentStage(StageModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
+        self.reward_loss: RewardLoss = (
+            partial(plan_reward_loss, self.value, states=config.reward_states)
+            if about["modelled"] == "states"
+            else partial(action_reward_loss, self.value, observation_dims=about["observation_dims"])
+        )
 
     def train(self, mode: bool = True) -> StudentStage:
         """Only the student trains: target, teacher and reward model stay in eval mode."""
@@ -208,7 +229,7 @@ class StudentStage(StageModule):
         x0, cond = self.windows.sample(draws)
         assert isinstance(self.teacher, Denoiser)
         return student_loss(
-            self.network, self.target, self.teacher, self.value, x0, cond, draws, self.config
+            self.network, self.target, self.teacher, self.reward_loss, x0, cond, draws, self.config
         )
 
     @torch.no_grad()
@@ -223,48 +244,65 @@ class StudentStage(StageModule):
 
 def make_stage(
     kind: str, recipe: Recipe, data: FlatDataset, parents: dict[str, Path], device: torch.device
-) -> tuple[StageModule, LimitsNormalizer]:
-    """The stage ``kind`` of ``recipe`` on ``data``, ready to train, and the data's normalizer.
+) -> tuple[StageModule, Normalizers]:
+    """The stage ``kind`` of ``recipe`` on ``data``, ready to train, and the data's normalizers.
 
-    ``parents`` holds the model files of teacher and reward when ``kind`` is ``student``. Initial
-    weights depend on the stage's seed alone. Raises ValueError for an unknown kind and
-    :class:`CheckpointError` for a parent that cannot be used.
+    Mazes are planned in states, all other tasks in actions. ``parents`` holds the model files of
+    teacher and reward when ``kind`` is ``student``. Initial weights depend on the stage's seed
+    alone. Raises ValueError for an unknown kind and :class:`CheckpointError` for a parent that
+    cannot be used.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown stage {kind!r}, expected one of {', '.join(KINDS)}")
-    normalizer = LimitsNormalizer.fit(data.observations)
+    normalizers = Normalizers.fit(data)
     config = getattr(recipe, kind)
     torch.manual_seed(generator(config.seed, 2**40).initial_seed() % 2**31)
-    about: dict[str, Any] = {"kind": kind, "dims": int(data.observations.shape[1])}
+    about: dict[str, Any] = {
+        "kind": kind,
+        "modelled": "states" if data.name.task.domain == "maze2d" else "actions",
+        "observation_dims": int(data.observations.shape[1]),
+        "action_dims": int(data.actions.shape[1]),
+    }
     if kind == "reward":
-        return _reward_stage(recipe.reward, data, normalizer, about, device), normalizer
+        return _reward_stage(recipe.reward, data, normalizers, about, device), normalizers
 
-    windows = PlanWindows(data, recipe.window, normalizer, device)
+    windows: Windows
+    if about["modelled"] == "states":
+        windows = PlanWindows(data, recipe.window, normalizers.observations, device)
+        about["context"] = 2
+    else:
+        windows = ActionWindows(data, recipe.window, normalizers, device)
+        about["context"] = recipe.window.history
     about["horizon"] = recipe.window.horizon
     network = recipe.regression.network if kind == "regression" else recipe.teacher.network
     about["network"] = network.model_dump(mode="json")
     if kind == "regression":
-        return RegressionStage(recipe.regression, windows, about), normalizer
+        return RegressionStage(recipe.regression, windows, about), normalizers
     about["noise"] = recipe.teacher.noise.model_dump(mode="json")
     if kind == "teacher":
-        return TeacherStage(recipe.teacher, windows, about), normalizer
+        return TeacherStage(recipe.teacher, windows, about), normalizers
     teacher = load_model(parents["teacher"], "teacher", device=device)
     reward = load_model(parents["reward"], "reward", device=device)
     # The warm start is a copy, so the student's noise levels are its teacher's own.
     about["noise"], about["network"] = teacher.about["noise"], teacher.about["network"]
-    return StudentStage(recipe.student, windows, teacher, reward, about), normalizer
+    return StudentStage(recipe.student, windows, teacher, reward, about), normalizers
 
 
 def _reward_stage(
     config: RewardConfig,
     data: FlatDataset,
-    normalizer: LimitsNormalizer,
+    normalizers: Normalizers,
     about: dict[str, Any],
     device: torch.device,
 ) -> RewardStage:
-    rtg = returns_to_go(data, config.discount, config.truncation)
+    rtg = returns_to_go(data, config.discount, config.truncation, config.termination_penalty)
+    inputs = normalizers.observations.normalize(torch.tensor(data.observations))
+    if about["modelled"] == "actions":
+        # R(a, s), the action first as released; a final state has no action.
+        acted = np.arange(len(rtg)) != data.last_rows
+        actions = normalizers.actions.normalize(torch.tensor(data.actions))
+        inputs, rtg = torch.cat([actions, inputs], dim=1)[torch.tensor(acted)], rtg[acted]
     scale = LimitsNormalizer.fit(rtg)
-    states = normalizer.normalize(torch.tensor(data.observations)).to(device)
     targets = scale.normalize(torch.tensor(rtg)[:, None]).squeeze(1).to(device)
     about |= {"widths": list(config.widths), "return_scale": [float(rtg.min()), float(rtg.max())]}
-    return RewardStage(config, states, targets, about)
+    return RewardStage(config, inputs.to(device), targets, about)

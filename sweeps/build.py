@@ -59,7 +59,7 @@ def train_stage(payload: Payload, report: Report) -> None:
     recipe = Recipe.model_validate(payload["recipe"])
     data = load(parse_dataset_name(payload["dataset"]), payload["fingerprint"])
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
-    stage, normalizer = make_stage(payload["kind"], recipe, data, parents, where)
+    stage, normalizers = make_stage(payload["kind"], recipe, data, parents, where)
     trainer = Trainer(
         stage,
         stage.optim,
@@ -82,4 +82,4 @@ def train_stage(payload: Payload, report: Report) -> None:
 
     trainer.run(every=max(1, stage.optim.steps // _REPORTS), callback=log)
     if trainer.rank == 0:
-        stage.result(trainer.ema, normalizer).save(folder / MODEL)
+        stage.result(trainer.ema, normalizers).save(folder / MODEL)

@@ -18,7 +18,9 @@ from ray import tune
 from ray.exceptions import RayTaskError
 
 from analysis import write_report
-from ractd_core.data.store import load, make_local
+from ractd_core.data.acquire import ensure
+from ractd_core.data.check import behaviour_returns
+from ractd_core.data.store import load
 from ractd_core.files import write_json
 from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
@@ -74,22 +76,23 @@ class Driver:
 
     def _prepare_data(self, index: int) -> TaskContext:
         name = self.spec.datasets()[index]
-        total = self.spec.data.transitions
+        start = said = time.monotonic()
 
-        def progress(done: int) -> None:
-            if done % (total // 4 or 1) == 0:
-                self.say(f"{name}: {done:,} of {total:,} transitions")
+        def progress(line: str) -> None:
+            nonlocal said
+            if time.monotonic() - said > _HEARTBEAT:
+                said = time.monotonic()
+                self.say(f"{name}: {line}")
 
-        start = time.monotonic()
-        if make_local(name, self.spec.data.recipe(), progress=progress):
-            self.say(f"{name}: generated in {time.monotonic() - start:.0f} s")
+        if ensure(name, self.spec.data.recipe(), progress=progress):
+            self.say(f"{name}: got in {time.monotonic() - start:.0f} s")
         data = load(name)
         pin_data(self.folder, str(name), data.fingerprint)
         self.say(
             f"{name}: {data.transitions:,} transitions in {data.episodes:,} episodes, "
             f"fingerprint {data.fingerprint[:12]}"
         )
-        steps = name.task.max_episode_steps
+        returns, counted = behaviour_returns(data)
         write_json(
             self.folder.path / "data" / f"{name.task.name}.json",
             {
@@ -98,10 +101,9 @@ class Driver:
                 "fingerprint": data.fingerprint,
                 "transitions": data.transitions,
                 "episodes": data.episodes,
-                "stretch_steps": steps,
-                "stretch_scores": [
-                    round(float(score), 4)
-                    for score in name.task.normalized_score(data.stretch_returns(steps))
+                "counted": counted,
+                "behaviour_scores": [
+                    round(float(score), 4) for score in name.task.normalized_score(returns)
                 ],
             },
         )

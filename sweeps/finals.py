@@ -14,7 +14,7 @@ from typing import Any
 from ractd_core.bench import plan_latency
 from ractd_core.evaluate import evaluate
 from ractd_core.files import write_text
-from ractd_core.policy import PlanAndTrack, Planner
+from ractd_core.policy import Planner, make_policy
 from sweeps.build import ensure_stage
 from sweeps.canonical import key_of
 from sweeps.layout import TaskContext, TrialPlan, versions
@@ -76,7 +76,7 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
     planner = Planner.load(path, where)
     count = context.spec.evaluation.final_episodes
     seeds = range(FINAL_SEED, FINAL_SEED + count)
-    result = evaluate(PlanAndTrack(planner), context.dataset.task, seeds)
+    result = evaluate(make_policy(planner), context.dataset, seeds)
     latency = plan_latency(planner, repetitions=_REPETITIONS.get(method, _FAST_REPETITIONS))
     write_text(context.folder.rows.folder(key) / EPISODES, result.csv())
     identity = plan.identity()

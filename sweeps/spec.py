@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import re
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,13 +19,14 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from cluster.protocol import JobError, check_name
 from ractd_core.config import Config, NonNegative, Positive, PositiveFloat, Recipe
-from ractd_core.data.store import LocalRecipe
-from ractd_core.tasks import DatasetName, near, parse_dataset_name
+from ractd_core.data.generate import LocalRecipe
+from ractd_core.tasks import DatasetName, expand_datasets, near, parse_dataset_name
 from sweeps.search_space import (
     Choices,
     Parameter,
@@ -68,7 +70,9 @@ def _name(value: str) -> str:
 
 
 def _dataset(value: str) -> str:
-    parse_dataset_name(value)
+    for name in expand_datasets(value):
+        if name.refusal is not None:
+            raise ValueError(name.refusal)
     return value
 
 
@@ -76,15 +80,19 @@ Dataset = Annotated[str, AfterValidator(_dataset)]
 
 
 class DataSpec(Config):
-    """How ``local/...`` datasets that are not there yet are generated."""
+    """How ``local/...`` datasets that are not there yet are generated.
+
+    ``noisy`` is for mazes, ``training_steps`` (of SAC) for Gym-MuJoCo.
+    """
 
     transitions: Annotated[int, Field(ge=1000)] = 100_000
     seed: Annotated[int, Field(ge=0)] = 0
     noisy: bool = False
+    training_steps: Annotated[int, Field(ge=1000)] = 200_000
 
     def recipe(self) -> LocalRecipe:
         """As the data store takes it."""
-        return LocalRecipe(self.transitions, self.seed, self.noisy)
+        return LocalRecipe(self.transitions, self.seed, self.noisy, self.training_steps)
 
 
 class EvaluationSpec(Config):
@@ -156,7 +164,11 @@ Point = Annotated[
 
 
 class SweepSpec(Config):
-    """A sweep: for each task, ``trials`` students searched over ``search``."""
+    """A sweep: for each task, ``trials`` students searched over ``search``.
+
+    ``tasks`` are datasets such as ``local/maze2d-umaze-v1`` or groups of them such as
+    ``d4rl/gym-mujoco-9`` or ``minari/kitchen-*``.
+    """
 
     name: Annotated[str, AfterValidator(_name)]
     tasks: Annotated[tuple[Dataset, ...], Field(min_length=1)]
@@ -171,6 +183,19 @@ class SweepSpec(Config):
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     resources: Resources = Resources()
+
+    @field_validator("tasks")
+    @classmethod
+    def _whole_groups(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """Groups become their tasks, so that nothing else need know of groups."""
+        names = [name for text in tasks for name in expand_datasets(text)]
+        counts = Counter(name.task.name for name in names)
+        twice = [task for task, count in counts.items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} named more than once; a sweep has one dataset per task"
+            )
+        return tuple(map(str, names))
 
     @property
     def planned_trials(self) -> int:
@@ -338,7 +363,8 @@ def _cross_checks(raw: dict[str, Any]) -> list[str]:
         if path is not None and checked is not None:
             search[path] = checked
             problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
-    for task in filter(lambda task: _entry(Dataset, task), _table(raw, "tasks", [])):
+    known = filter(lambda task: _entry(Dataset, task), _table(raw, "tasks", []))
+    for task in (name.task.name for text in known for name in expand_datasets(text)):
         for index, point in enumerate(_table(raw, "first_trials", ["paper"])):
             where = f"first_trials.{index}"
             problems += _check_point(recipe, search, named, where, task, _entry(Point, point))
@@ -364,7 +390,7 @@ def _check_point(
     if point is None:
         return []
     if point == "paper":
-        defaults = paper_defaults(parse_dataset_name(task).task.name)
+        defaults = paper_defaults(task)
         point = {path: value for path, value in defaults.items() if path in search}
     problems = []
     for path, value in point.items():

@@ -28,7 +28,7 @@ from ractd_core.files import read_json, write_json, write_text
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 
-SCHEMA = 1
+SCHEMA = 2
 MODEL = "model.safetensors"
 MANIFEST = "manifest.json"
 DIVERGED = "diverged.txt"

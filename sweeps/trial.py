@@ -13,7 +13,7 @@ from filelock import FileLock
 from ractd_core.data.store import load
 from ractd_core.evaluate import evaluate
 from ractd_core.files import write_json, write_text
-from ractd_core.policy import PlanAndTrack, Planner
+from ractd_core.policy import Planner, make_policy
 from ractd_core.stages import make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
 from sweeps.build import ensure_stage
@@ -88,7 +88,7 @@ def plan_of(payload: Payload) -> TrialPlan:
 
 
 def train_student(payload: Payload, report: Report) -> None:
-    """Train and score the student; on several workers, worker 0 scores and writes.
+    """Train and score the student; several workers share the episodes, and worker 0 writes.
 
     Leaves ``curve.jsonl``, ``model.safetensors`` and ``episodes.csv`` (the selection episodes) in
     the trial's folder, and a checkpoint after every row of the curve. Once a file ``stop`` is
@@ -99,7 +99,7 @@ def train_student(payload: Payload, report: Report) -> None:
     spec, store = plan.context.spec.evaluation, plan.context.folder.store
     parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
     data = load(plan.context.dataset, plan.context.fingerprint)
-    stage, normalizer = make_stage("student", plan.recipe, data, parents, where)
+    stage, normalizers = make_stage("student", plan.recipe, data, parents, where)
     trainer = Trainer(
         stage,
         stage.optim,
@@ -115,9 +115,9 @@ def train_student(payload: Payload, report: Report) -> None:
     def score(trainer: Trainer, metrics: Metrics) -> bool:
         nonlocal clock
         row: Row = {"step": trainer.step, **metrics}
+        policy = make_policy(Planner(stage.result(trainer.ema, normalizers), where))
+        result = evaluate(policy, plan.context.dataset, selection_seeds(spec.episodes))
         if trainer.rank == 0:
-            policy = PlanAndTrack(Planner(stage.result(trainer.ema, normalizer), where))
-            result = evaluate(policy, plan.context.dataset.task, selection_seeds(spec.episodes))
             row |= {"score": result.score, "score_std": result.std, "episodes": spec.episodes}
             row |= {"seconds": time.monotonic() - clock, "device": where.type}
             append_row(plan.folder / CURVE, row)
@@ -126,11 +126,13 @@ def train_student(payload: Payload, report: Report) -> None:
         return (plan.folder / STOP).exists()
 
     trainer.run(every=spec.every, callback=score)
-    if trainer.rank == 0 and trainer.step == stage.optim.steps:
-        stage.result(trainer.ema, normalizer).save(plan.folder / MODEL)
-        policy = PlanAndTrack(Planner.load(plan.folder / MODEL, where))
+    if trainer.step == stage.optim.steps:
+        model = stage.result(trainer.ema, normalizers)
         seeds = selection_seeds(spec.selection_episodes)
-        write_text(plan.folder / EPISODES, evaluate(policy, plan.context.dataset.task, seeds).csv())
+        result = evaluate(make_policy(Planner(model, where)), plan.context.dataset, seeds)
+        if trainer.rank == 0:
+            model.save(plan.folder / MODEL)
+            write_text(plan.folder / EPISODES, result.csv())
 
 
 def selection_seeds(episodes: int) -> range:

@@ -34,13 +34,13 @@ class ReturnsInfo:
 
 
 def returns_info(sweep: Sweep, dataset: str) -> ReturnsInfo:
-    """The returns figure's numbers: the data's stretches, and the rows of teacher and RACTD.
+    """The returns figure's numbers: the data's behaviour, and the rows of teacher and RACTD.
 
     Several rows of one method are pooled; a group without episodes is left out.
     """
-    stretches = sweep.stretches.loc[sweep.stretches["dataset"] == dataset, "score"]
+    behaviour = sweep.behaviour.loc[sweep.behaviour["dataset"] == dataset, "score"]
     scores = {
-        "data": stretches.to_numpy(dtype="float64"),
+        "data": behaviour.to_numpy(dtype="float64"),
         "teacher": _episode_scores(sweep, dataset, "teacher"),
         "student (ractd)": _episode_scores(sweep, dataset, "ractd"),
     }

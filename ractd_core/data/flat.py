@@ -18,6 +18,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ractd_core.tasks import DatasetName
+
 Floats = NDArray[np.float32]
 
 
@@ -32,7 +34,7 @@ class FlatDataset:
     Raises :class:`DataError` if lengths disagree, values are not finite or nothing is there.
     """
 
-    name: str
+    name: DatasetName
     observations: Floats
     actions: Floats
     rewards: Floats
@@ -98,23 +100,29 @@ class FlatDataset:
 
 
 def returns_to_go(
-    data: FlatDataset, discount: float, truncation: str = "zero"
+    data: FlatDataset,
+    discount: float,
+    truncation: str = "zero",
+    termination_penalty: float = 0.0,
 ) -> NDArray[np.float32]:
     """Discounted return from every row to its episode's end, shape (rows,).
 
     ``Q_t = Σ_k discount^k r_{t+k}``. With ``truncation="hold"`` an episode that was cut, not
-    terminated, is credited ``r_last / (1 - discount)`` beyond its end.
+    terminated, is credited ``r_last / (1 - discount)`` beyond its end; ``termination_penalty`` is
+    taken off the last reward of one that terminated.
     """
     lengths = np.diff(data.bounds) - 1
+    last = data.bounds[1:] - 2
+    rewards = data.rewards.astype(np.float64)
+    rewards[last[data.terminated]] -= termination_penalty
     tail = np.zeros(data.episodes)
     if truncation == "hold":
-        last = data.rewards[data.bounds[1:] - 2].astype(np.float64)
-        tail = np.where(data.terminated, 0.0, last / (1.0 - discount))
-    result = np.zeros(len(data.rewards))
-    result[data.bounds[1:] - 1] = tail
+        tail = np.where(data.terminated, 0.0, rewards[last] / (1.0 - discount))
+    result = np.zeros(len(rewards))
+    result[last + 1] = tail
     # All episodes step back together, so the Python loop is as long as the longest one only.
     for back in range(1, int(lengths.max()) + 1):
         alive = lengths >= back
         rows = data.bounds[1:][alive] - 1 - back
-        result[rows] = data.rewards[rows] + discount * result[rows + 1]
+        result[rows] = rewards[rows] + discount * result[rows + 1]
     return result.astype(np.float32)

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ractd_core.data.flat import FlatDataset
+
 _SMALLEST_RANGE = 1e-7
 
 
@@ -47,3 +49,24 @@ class LimitsNormalizer(nn.Module):
     def unnormalize(self, values: Tensor) -> Tensor:
         """The inverse of :meth:`normalize`."""
         return (values + 1.0) * self.scale + self.low
+
+
+class Normalizers(nn.Module):
+    """The data's observations and actions, each to [-1, 1]; travels with a model's weights."""
+
+    def __init__(self, observations: LimitsNormalizer, actions: LimitsNormalizer) -> None:
+        super().__init__()
+        self.observations, self.actions = observations, actions
+
+    @classmethod
+    def fit(cls, data: FlatDataset) -> Normalizers:
+        """From a dataset; an episode's final state has no action, so its row does not count."""
+        acted = np.arange(len(data.actions)) != data.last_rows
+        return cls(
+            LimitsNormalizer.fit(data.observations), LimitsNormalizer.fit(data.actions[acted])
+        )
+
+    @classmethod
+    def empty(cls, observation_dims: int, action_dims: int) -> Normalizers:
+        """One to load a state into."""
+        return cls(LimitsNormalizer.empty(observation_dims), LimitsNormalizer.empty(action_dims))

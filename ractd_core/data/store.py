@@ -1,4 +1,4 @@
-"""Datasets on disk: written as Minari datasets, read back through Minari, cached flat.
+"""Datasets on disk: kept as Minari datasets, read back through a flat memory-mapped cache.
 
 The Minari dataset under ``MINARI_DATASETS_PATH`` is the original; the cache under ``RACTD_HOME``
 holds the same content as memory-mapped arrays and can be deleted at any time.
@@ -6,83 +6,162 @@ holds the same content as memory-mapped arrays and can be deleted at any time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import minari
 import numpy as np
-from filelock import FileLock
-from minari.data_collector import EpisodeBuffer
+from filelock import FileLock, Timeout
 
-from ractd_core.data.collect import collect_maze2d
 from ractd_core.data.flat import DataError, FlatDataset
+from ractd_core.data.minari_io import (
+    ORIGIN_KEY,
+    datasets_root,
+    read_metadata,
+    read_minari,
+    write_minari,
+)
 from ractd_core.files import home, new_folder, write_json
-from ractd_core.tasks import DatasetName, Task
+from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks, near
 
 _ARRAYS = ("observations", "actions", "rewards", "bounds", "terminated")
-_RECIPE_KEY = "ractd_recipe"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LocalRecipe:
-    """How a ``local/...`` dataset is generated; the same recipe gives the same content."""
+class Original:
+    """A dataset about to be stored, and where it comes from (kept in its Minari metadata)."""
 
-    transitions: int = 100_000
-    seed: int = 0
-    noisy: bool = False
+    data: FlatDataset
+    origin: Mapping[str, Any]
+    algorithm: str
+    description: str
 
 
-def datasets_root() -> Path:
-    """Minari's own root: ``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``."""
-    default = Path.home() / ".minari" / "datasets"
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or default).expanduser().absolute()
+def folder_of(name: DatasetName) -> Path:
+    """Where the dataset lies, or would."""
+    return datasets_root() / name.minari_id
 
 
 def is_present(name: DatasetName) -> bool:
     """Whether a complete Minari dataset of this name is there."""
-    return (datasets_root() / str(name) / "data" / "metadata.json").is_file()
+    return (folder_of(name) / "data" / "metadata.json").is_file()
 
 
-def make_local(
-    name: DatasetName,
-    recipe: LocalRecipe,
-    *,
-    progress: Callable[[int], None] = lambda done: None,
-) -> bool:
-    """Generate ``name`` by D4RL's recipe unless it is there already; True if it was generated.
+def present_datasets() -> list[DatasetName]:
+    """All datasets that are here and belong to a task, whatever their source, in task order."""
+    root = datasets_root()
+    sources = {MINARI: 0} | {
+        path.parents[2].name: 0 for path in sorted(root.glob("*/*/data/metadata.json"))
+    }
+    names = [
+        DatasetName(source, task)
+        for task in all_tasks().values()
+        for source in sources
+        if source != MINARI or task.minari_id
+    ]
+    return [name for name in names if is_present(name)]
 
-    Safe when several processes ask at once. Raises :class:`DataError` if a dataset of this name
-    was made by another recipe.
+
+def how_to_get(name: DatasetName) -> str:
+    """The command that brings ``name`` here."""
+    if name.source in (D4RL, MINARI):
+        option = " --source minari" if name.source == MINARI else ""
+        return f"`ractd data download {name.task.name}{option}` fetches it"
+    if name.source == LOCAL and name.task.generated:
+        return f"`ractd data make {name}` generates it"
+    known = sorted({here.source for here in present_datasets()} | {D4RL, MINARI, LOCAL})
+    return (
+        f"`ractd data import FILE --task {name.task.name} --source {name.source}` stores data of "
+        f"your own{near(name.source, known)}"
+    )
+
+
+def put(name: DatasetName, make: Callable[[], Original]) -> bool:
+    """Store what ``make`` returns unless ``name`` is here; True if it was made.
+
+    Of several processes that ask at once one makes it and the others wait. A writer that was
+    killed leaves nothing behind that the next one does not clear away. Raises :class:`DataError`
+    if the datasets' folder cannot be written or is full.
     """
+    with locked(name):
+        if is_present(name):
+            return False
+        original = make()
+        with new_dataset(name) as staging:
+            write_minari(
+                staging, original.data, original.origin, original.algorithm, original.description
+            )
+        return True
+
+
+@contextmanager
+def locked(name: DatasetName) -> Iterator[None]:
+    """Hold the dataset's lock, and turn what goes wrong with its folder into a clear error."""
     root = datasets_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f".{str(name).replace('/', '-')}.lock")
-        with lock:
-            if is_present(name):
-                check_recipe(name, recipe)
-                return False
-            data = collect_maze2d(
-                name, recipe.transitions, seed=recipe.seed, noisy=recipe.noisy, progress=progress
-            )
-            _write_minari(name, data, recipe)
-            return True
+        lock = FileLock(root / f".{name.minari_id.replace('/', '-')}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.warning("%s is being prepared by another process; waiting for it", name)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"no room left for {name} under {root} or {home()} ({error}); nothing was stored: "
+                "free some space, or point MINARI_DATASETS_PATH and RACTD_HOME to another disk, "
+                "and try again"
+            ) from error
         raise DataError(
             f"cannot write datasets under {root} ({error}); set MINARI_DATASETS_PATH to a folder "
             "that can be written"
         ) from error
+
+
+@contextmanager
+def new_dataset(name: DatasetName) -> Iterator[Path]:
+    """A temporary Minari root whose dataset ``name.minari_id`` is moved into place at the end.
+
+    Minari itself leaves half-made folders behind; here a dataset is whole or not there. The
+    caller holds the dataset's lock, so temporary folders found are those of killed writers.
+    """
+    final = folder_of(name)
+    for stale in final.parent.glob(f".{final.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    _set_aside(final)
+    with new_folder(final) as folder:
+        staging = folder / "staging"
+        staging.mkdir()
+        yield staging
+        (staging / name.minari_id / "data").rename(folder / "data")
+        for namespace in staging.rglob("namespace_metadata.json"):
+            target = datasets_root() / namespace.relative_to(staging)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                namespace.rename(target)
+        shutil.rmtree(staging)
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a folder that is no complete dataset out of the way: Minari leaves such after errors."""
+    if folder.exists():
+        aside = folder.with_name(f".incomplete-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(aside)
+        _log.warning("%s was no complete dataset; it is now %s", folder, aside)
 
 
 def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
@@ -92,19 +171,17 @@ def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
     with ``fingerprint``.
     """
     if not is_present(name):
-        raise DataError(
-            f"dataset {name} is not under {datasets_root()}; `ractd data make {name}` generates it"
-        )
+        raise DataError(f"dataset {name} is not under {datasets_root()}; {how_to_get(name)}")
     cache = home() / "cache" / "datasets" / _identity(name)
     if not cache.exists():
-        data = _read_minari(name)
+        data = read_minari(name, name.minari_id)
         with new_folder(cache) as folder:
             for key in _ARRAYS:
                 np.save(folder / f"{key}.npy", getattr(data, key))
             write_json(folder / "about.json", {"name": str(name), "fingerprint": data.fingerprint})
     try:
         arrays = {key: np.load(cache / f"{key}.npy", mmap_mode="r") for key in _ARRAYS}
-        data = FlatDataset(name=str(name), **arrays)
+        data = FlatDataset(name=name, **arrays)
         intact = data.fingerprint == json.loads((cache / "about.json").read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         intact = False
@@ -120,144 +197,17 @@ def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
     return data
 
 
-def recipe_of(name: DatasetName) -> LocalRecipe | None:
-    """The recipe a local dataset was made by; None for data from elsewhere."""
-    metadata = json.loads((datasets_root() / str(name) / "data" / "metadata.json").read_text())
-    text = metadata.get(_RECIPE_KEY)
-    return LocalRecipe(**json.loads(text)) if text else None
-
-
-def check_recipe(name: DatasetName, recipe: LocalRecipe) -> None:
-    """Raise :class:`DataError` if ``name`` is here and was made by another recipe."""
-    if is_present(name) and recipe_of(name) != recipe:
-        raise DataError(
-            f"dataset {name} at {datasets_root() / str(name)} was made with {recipe_of(name)}, "
-            f"but {recipe} was asked for; ask for what is there, or point MINARI_DATASETS_PATH to "
-            "another folder"
-        )
+def origin_of(name: DatasetName) -> dict[str, Any]:
+    """Where a dataset comes from, as recorded when it was stored; empty if nobody did."""
+    text = read_metadata(name.minari_id).get(ORIGIN_KEY)
+    return dict(json.loads(text)) if text else {}
 
 
 def _identity(name: DatasetName) -> str:
     """Changes whenever the Minari files are replaced."""
-    folder = datasets_root() / str(name) / "data"
-    digest = hashlib.sha256(str(folder).encode())
-    for file in sorted(folder.iterdir()):
+    folder = folder_of(name) / "data"
+    digest = hashlib.sha256(f"{name} {folder}".encode())
+    for file in sorted(folder.rglob("*")):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
     return f"{name.task.name}-{digest.hexdigest()[:16]}"
-
-
-def _write_minari(name: DatasetName, data: FlatDataset, recipe: LocalRecipe) -> None:
-    """Write under a temporary root and rename: Minari itself leaves half-made folders behind."""
-    root = datasets_root()
-    _set_aside(root / str(name))
-    buffers = []
-    for first, end, terminated in zip(
-        data.bounds[:-1], data.bounds[1:], data.terminated, strict=True
-    ):
-        steps = end - first - 1
-        last = np.zeros(steps, dtype=bool)
-        last[-1] = True
-        buffers.append(
-            EpisodeBuffer(
-                observations=data.observations[first:end],
-                actions=data.actions[first : end - 1],
-                rewards=data.rewards[first : end - 1],
-                terminations=last & terminated,
-                truncations=last & ~terminated,
-            )
-        )
-    with new_folder(root / str(name)) as folder:
-        staging = folder / "staging"
-        staging.mkdir()
-        dataset = _with_root(
-            staging,
-            lambda: minari.create_dataset_from_buffers(
-                str(name),
-                buffers,
-                observation_space=gym.spaces.Box(-np.inf, np.inf, (name.task.obs_dim,), np.float32),
-                action_space=gym.spaces.Box(-1, 1, (name.task.act_dim,), np.float32),
-                algorithm_name="waypoint planner and PD controller",
-                description=f"Generated by D4RL's recipe for {name.task.name}; not D4RL's own data",
-            ),
-        )
-        dataset.storage.update_metadata(
-            {
-                "ref_min_score": name.task.ref_min,
-                "ref_max_score": name.task.ref_max,
-                _RECIPE_KEY: json.dumps(asdict(recipe)),
-            }
-        )
-        (staging / str(name) / "data").rename(folder / "data")
-        namespace = staging / name.source / "namespace_metadata.json"
-        if namespace.exists() and not (root / name.source / namespace.name).exists():
-            namespace.rename(root / name.source / namespace.name)
-        shutil.rmtree(staging)
-
-
-def _set_aside(folder: Path) -> None:
-    """Move a folder that is no complete dataset out of the way: Minari leaves such after errors."""
-    if folder.exists():
-        aside = folder.with_name(f".incomplete-{folder.name}-{uuid.uuid4().hex[:8]}")
-        folder.rename(aside)
-        _log.warning("%s was no complete dataset; it is now %s", folder, aside)
-
-
-def _with_root(root: Path, call: Callable[[], Any]) -> Any:
-    """Run ``call`` with Minari's root at ``root``, without its remarks on missing authorship."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return call()
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _read_minari(name: DatasetName) -> FlatDataset:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            episodes = list(minari.load_dataset(str(name)).iterate_episodes())
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"dataset {name} under {datasets_root()} cannot be read ({error}); delete its folder "
-            f"and run `ractd data make {name}`"
-        ) from error
-    return flatten(name.task, str(name), episodes)
-
-
-def flatten(task: Task, name: str, episodes: list[Any]) -> FlatDataset:
-    """Lay Minari episodes (T+1 observations, T actions and rewards) end to end.
-
-    Raises :class:`DataError` naming the first episode whose shapes do not fit ``task``.
-    """
-    for index, episode in enumerate(episodes):
-        steps = len(episode.rewards)
-        found = (np.shape(episode.observations), np.shape(episode.actions))
-        expected = ((steps + 1, task.obs_dim), (steps, task.act_dim))
-        if found != expected or steps == 0:
-            raise DataError(
-                f"{name}: episode {index} has observations and actions of shapes {found}, expected "
-                f"{expected} with one step or more"
-            )
-
-    def final_row(values: Any) -> np.ndarray:
-        return np.zeros((1, *np.shape(values)[1:]))
-
-    columns = {
-        "observations": [episode.observations for episode in episodes],
-        "actions": [np.concatenate([e.actions, final_row(e.actions)]) for e in episodes],
-        "rewards": [np.concatenate([e.rewards, final_row(e.rewards)]) for e in episodes],
-    }
-    lengths = [len(episode.rewards) + 1 for episode in episodes]
-    return FlatDataset(
-        name=name,
-        bounds=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        terminated=np.array([bool(episode.terminations[-1]) for episode in episodes]),
-        **{key: np.concatenate(parts).astype(np.float32) for key, parts in columns.items()},
-    )

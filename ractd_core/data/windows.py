@@ -1,32 +1,77 @@
-"""Windows of states, gathered on the device without per-row Python.
+"""Windows of states or actions, gathered on the device without per-row Python.
 
 ::
 
-    episode   s0 s1 s2 s3 s4 s5            horizon 4, padding "rest"
-    windows   [s0 s1 s2 s3] [s3 s4 s5 s5*] [s5 s5* s5* s5*]     s5*: same position, velocity 0
-    cond      (first, last) of the window
+    episode   s0 s1 s2 s3 s4 s5            (five transitions, a0 ... a4)
+
+    states, horizon 4, padding "hold"          s5*: same position, velocity 0
+      x0      [s0 s1 s2 s3] [s3 s4 s5 s5*] [s5 s5* s5* s5*]
+      cond    (first, last) of the window
+
+    actions, horizon 3, history 2, padding "hold"
+      x0      [a0 a1 a2]    [a3 a4 a4]
+      cond    [s0 s0]       [s2 s3]            before its start an episode repeats s0
+
+    padding "none" has the starts s0 ... s2 (states) and a0 ... a2 (actions) only.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ractd_core.config import WindowConfig
 from ractd_core.data.flat import DataError, FlatDataset
-from ractd_core.data.normalizer import LimitsNormalizer
+from ractd_core.data.normalizer import LimitsNormalizer, Normalizers
 from ractd_core.draws import Draws
 
 VELOCITY = slice(2, 4)
 """Where a maze state (x, y, vx, vy) holds its velocity."""
 
 
-class PlanWindows:
-    """Normalized windows ``x0`` (batch, horizon, dims) with ``cond`` (batch, 2·dims).
+class Windows:
+    """Normalized windows ``x0`` (batch, horizon, dims) with ``cond`` (batch, context · obs_dim).
 
-    Raises :class:`DataError` if no window fits (``padding="none"`` and every episode shorter).
+    ``starts`` are the rows at which a window may begin. Raises :class:`DataError` if there is none
+    (``padding="none"`` and every episode shorter).
     """
+
+    def __init__(
+        self,
+        data: FlatDataset,
+        config: WindowConfig,
+        last: NDArray[np.int64],
+        device: torch.device,
+    ) -> None:
+        rows = np.arange(len(last))
+        reach = config.horizon - 1 if config.padding == "none" else 0
+        starts = rows[rows + reach <= last]
+        if len(starts) == 0:
+            longest = int((last - rows).max()) + 1
+            raise DataError(
+                f"{data.name}: no episode holds a window of {config.horizon} (the longest has "
+                f"{longest}); lower window.horizon or set window.padding to hold"
+            )
+        self._last = torch.tensor(last, device=device)
+        self._starts = torch.tensor(starts, device=device)
+        self._offsets = torch.arange(config.horizon, device=device)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows numbered ``index`` (batch,) and their conditioning."""
+        raise NotImplementedError
+
+    def sample(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """A batch of windows, uniform over all starts."""
+        return self.at(draws.integers(len(self)))
+
+
+class PlanWindows(Windows):
+    """Windows of maze states, conditioned on their first and last one."""
 
     def __init__(
         self,
@@ -35,25 +80,11 @@ class PlanWindows:
         normalizer: LimitsNormalizer,
         device: torch.device,
     ) -> None:
+        super().__init__(data, config, data.last_rows, device)
         states = normalizer.normalize(torch.tensor(np.asarray(data.observations)))
         self.states = states.to(device)
         still = normalizer.normalize(torch.zeros(states.shape[1]))
         self._still = still[VELOCITY].to(device)
-        self._last = torch.tensor(data.last_rows, device=device)
-        starts = np.arange(len(data.observations))
-        if config.padding == "none":
-            starts = starts[starts + config.horizon - 1 <= data.last_rows]
-            if len(starts) == 0:
-                longest = int(np.diff(data.bounds).max())
-                raise DataError(
-                    f"{data.name}: no episode holds a window of {config.horizon} states (the "
-                    f"longest has {longest}); lower window.horizon or set window.padding to rest"
-                )
-        self._starts = torch.tensor(starts, device=device)
-        self._offsets = torch.arange(config.horizon, device=device)
-
-    def __len__(self) -> int:
-        return len(self._starts)
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
@@ -65,6 +96,30 @@ class PlanWindows:
         x0[..., VELOCITY] = torch.where(beyond, self._still, x0[..., VELOCITY])
         return x0, torch.cat([x0[:, 0], x0[:, -1]], dim=1)
 
-    def sample(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """A batch of windows, uniform over all starts."""
-        return self.at(draws.integers(len(self)))
+
+class ActionWindows(Windows):
+    """Windows of actions, conditioned on the last ``history`` observations, oldest first."""
+
+    def __init__(
+        self,
+        data: FlatDataset,
+        config: WindowConfig,
+        normalizers: Normalizers,
+        device: torch.device,
+    ) -> None:
+        # An episode's last row is its final state, at which no action was taken.
+        super().__init__(data, config, data.last_rows - 1, device)
+        observations = torch.tensor(np.asarray(data.observations))
+        actions = torch.tensor(np.asarray(data.actions))
+        self.observations = normalizers.observations.normalize(observations).to(device)
+        self.actions = normalizers.actions.normalize(actions).to(device)
+        first = np.repeat(data.bounds[:-1], np.diff(data.bounds))
+        self._first = torch.tensor(first, device=device)
+        self._past = torch.arange(1 - config.history, 1, device=device)
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows numbered ``index`` (batch,) and their conditioning."""
+        start = self._starts[index][:, None]
+        x0 = self.actions[torch.minimum(start + self._offsets, self._last[start])]
+        cond = self.observations[torch.maximum(start + self._past, self._first[start])]
+        return x0, cond.flatten(1)

@@ -35,8 +35,8 @@ class SweepBuilder:
             "fingerprint": self.fingerprint,
             "transitions": 100_000,
             "episodes": 1300,
-            "stretch_steps": 300,
-            "stretch_scores": list(scores),
+            "counted": "stretches of 300 steps",
+            "behaviour_scores": list(scores),
         } | fields
         self._json(self.folder / "data" / f"{record['task']}.json", record)
 

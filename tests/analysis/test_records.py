@@ -24,7 +24,7 @@ def test_full_sweep(full: SweepBuilder) -> None:
     assert len(sweep.rows) == 4
     assert len(sweep.curves) == 5 * 6 + 2 * 3 + 4
     assert len(sweep.episodes) == 400
-    assert len(sweep.stretches) == 300
+    assert len(sweep.behaviour) == 300
     assert (sweep.unfinished_trials, sweep.unfinished_rows) == (1, 1)
     assert sweep.datasets == [full.dataset]
     assert sweep.tasks == [full.task]
@@ -164,7 +164,7 @@ def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message
 
 
 @pytest.mark.parametrize("score", ["high", True, float("nan")])
-def test_stretch_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> None:
+def test_behaviour_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> None:
     builder.data([1.0, score])
-    with pytest.raises(RecordError, match=f"'stretch_scores' is {score!r}, expected finite"):
+    with pytest.raises(RecordError, match=f"'behaviour_scores' is {score!r}, expected finite"):
         load_sweep(builder.storage, "quickstart")

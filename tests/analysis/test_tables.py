@@ -31,7 +31,7 @@ def _benchmark(builder: SweepBuilder) -> pd.DataFrame:
 def test_benchmark_order_and_origin(full: SweepBuilder) -> None:
     table = _benchmark(full)
     assert list(table["method"]) == [
-        "data (mean of stretches)",
+        "data (its own behaviour)",
         "regression",
         "teacher",
         "ctd",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ractd_core.config import Recipe
-from ractd_core.data.collect import collect_maze2d
+from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import FlatDataset
 from ractd_core.stages import make_stage
 from ractd_core.tasks import DatasetName, parse_dataset_name

@@ -15,7 +15,7 @@ import minari
 import numpy as np
 import pytest
 
-from ractd_core.data.collect import collect_maze2d
+from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.store import (
     LocalRecipe,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ractd_core.data.collect import collect_maze2d
+from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.waypoints import Cell, WaypointController, distances_to
 from ractd_core.envs import make_env

@@ -64,11 +64,11 @@ def collect_maze2d(
     env.close()
     if not ends or ends[-1] != transitions:
         ends.append(transitions)
-    return _cut(str(name), states, actions, env.reward(states), np.array(ends))
+    return _cut(name, states, actions, env.reward(states), np.array(ends))
 
 
 def _cut(
-    name: str,
+    name: DatasetName,
     states: np.ndarray,
     actions: np.ndarray,
     rewards: np.ndarray,

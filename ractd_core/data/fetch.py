@@ -1,0 +1,136 @@
+"""Fetch one file over HTTP: resumed where it stopped, whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from ractd_core.data.flat import DataError
+from ractd_core.files import write_json
+
+_CHUNK = 1 << 20
+_ATTEMPTS = 5
+_TIMEOUT = (10.0, 60.0)
+_TRANSIENT = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+Progress = Callable[[int, int | None], None]
+
+
+class _RetryError(Exception):
+    """A transient failure of one attempt; what has arrived is kept."""
+
+
+def fetch(
+    url: str, path: Path, *, progress: Progress = lambda done, total: None, pause: float = 1.0
+) -> str:
+    """Download ``url`` to ``path``, unless it is there, and return its sha256.
+
+    What arrives is kept in ``path`` + ``.part``; the next call goes on from there if the server
+    still has the same file (its ETag or date says so) and starts again if not. A broken connection
+    is tried five times, ``pause`` seconds and then twice as long apart. ``progress`` gets the bytes
+    here and in all (None if the server does not say). Raises :class:`DataError` naming the URL.
+    """
+    if path.exists():
+        return sha256(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(_ATTEMPTS):
+        try:
+            _attempt(url, path, progress)
+            break
+        except _RetryError as error:
+            if attempt + 1 == _ATTEMPTS:
+                raise DataError(
+                    f"{url}: the download broke off {_ATTEMPTS} times ({error}); what has arrived "
+                    "is kept, so try again later, or name a mirror with --mirror"
+                ) from error
+            time.sleep(pause * 2**attempt)
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _attempt(url: str, path: Path, progress: Progress) -> None:
+    part, about = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+    known = _read(about)
+    have = part.stat().st_size if part.exists() and known.get("url") == url else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have and known.get("version"):
+        # Without If-Range a server whose file has changed would send the rest of another file.
+        headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            start = _start(url, response, have)
+            total = _total(response, start)
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if version is not None and version.startswith("W/"):
+                version = None  # a weak ETag does not promise equal bytes
+            write_json(about, {"url": url, "version": version})
+            done = start
+            with part.open("r+b" if start else "wb") as file:
+                file.seek(start)
+                file.truncate()
+                for block in response.iter_content(_CHUNK):
+                    file.write(block)
+                    done += len(block)
+                    progress(done, total)
+    except _TRANSIENT as error:
+        raise _RetryError(_short(error)) from error
+    except requests.RequestException as error:
+        raise DataError(f"{url} cannot be fetched: {_short(error)}") from error
+    if total is not None and done != total:
+        raise _RetryError(f"{done:,} of {total:,} bytes arrived")
+    part.replace(path)
+    about.unlink(missing_ok=True)
+
+
+def _start(url: str, response: requests.Response, have: int) -> int:
+    """The offset at which the response's body begins."""
+    if response.status_code == requests.codes.partial_content:
+        found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if found and int(found.group(1)) == have:
+            return have
+        raise DataError(
+            f"{url}: the server answered a request for bytes from {have} with "
+            f"{response.headers.get('Content-Range')!r}; name another mirror with --mirror"
+        )
+    if response.status_code == requests.codes.ok:
+        return 0
+    if response.status_code == requests.codes.too_many or response.status_code >= 500:
+        raise _RetryError(f"the server answered {response.status_code} {response.reason}")
+    raise DataError(
+        f"{url}: the server answered {response.status_code} {response.reason}, expected a file; "
+        "check the address, or name a mirror with --mirror"
+    )
+
+
+def _total(response: requests.Response, start: int) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return start + int(length) if length.isdigit() else None
+
+
+def _read(about: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
