@@ -158,7 +158,8 @@ def inside(x: Tensor) -> Tensor:
 
     R has never seen anything beyond it.
     """
-    return x + (x.clamp(-1, 1) - x).detach()
+    # Exact: x - x.detach() is 0, while x + (clamped - x) rounds, for large x to any value at all.
+    return x.clamp(-1, 1).detach() + (x - x.detach())
 
 
 def one_step_from_noise(

@@ -232,6 +232,8 @@ def expand_datasets(text: str) -> tuple[DatasetName, ...]:
     source, separator, pattern = text.partition("/")
     if not separator or pattern in all_tasks():
         return (parse_dataset_name(text),)
+    check_source(source)
     if pattern not in task_groups() and not re.search(r"[*?\[]", pattern):
-        return (parse_dataset_name(text),)
+        hint = near(pattern, [*all_tasks(), *task_groups()]) or "; `ractd tasks` lists all"
+        raise TaskError(f"unknown task or group {pattern!r}{hint}")
     return tuple(parse_dataset_name(f"{source}/{task.name}") for task in find_tasks(pattern))

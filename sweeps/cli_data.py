@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from tabulate import tabulate
 
-from sweeps.cli_errors import user_errors
+from sweeps.cli_errors import CLEAR_LINE, user_errors
 
 if TYPE_CHECKING:
     from ractd_core.data.check import DataReport, Spread
     from ractd_core.data.flat import FlatDataset
     from ractd_core.tasks import DatasetName
+
+_LOG_SECONDS = 30.0
 
 data_app = typer.Typer(
     no_args_is_help=True, help="Generate, import, download, check and list datasets."
@@ -119,20 +123,13 @@ def data_import(
     ] = False,
 ) -> None:
     """Check data of one's own or a D4RL file and store it as SOURCE/TASK."""
-    from h5py import is_hdf5
-
     from ractd_core.data.acquire import import_file, import_minari
-    from ractd_core.tasks import D4RL, TaskError
+    from ractd_core.tasks import D4RL
 
     with user_errors():
-        minari_id = what if _is_minari(what) else None
-        if source is None and (minari_id or not is_hdf5(what)):
-            raise TaskError(
-                f"say where {what} comes from: --source with a label of yours, or local"
-            )
         dataset = _name(task, source or D4RL)
-        if minari_id:
-            made = import_minari(dataset, minari_id)
+        if _is_minari(what):
+            made = import_minari(dataset, what)
         else:
             made = import_file(dataset, Path(what), clip_actions=clip_actions)
         _tell(dataset, "imported", made)
@@ -219,8 +216,8 @@ def _name(task: str, source: str) -> DatasetName:
 
 
 def _is_minari(what: str) -> bool:
-    """Whether ``what`` is meant as a Minari id: no file of that name, and no file's ending."""
-    return not Path(what).exists() and not Path(what).suffix and not Path(what).is_absolute()
+    """Whether ``what`` is meant as a Minari id: no file or folder, nor the name of one."""
+    return not Path(what).exists() and "." not in what and not Path(what).is_absolute()
 
 
 def _read(what: str, name: DatasetName, clip_actions: bool) -> FlatDataset:
@@ -234,14 +231,25 @@ def _read(what: str, name: DatasetName, clip_actions: bool) -> FlatDataset:
 
 
 def _progress() -> Callable[[str], None]:
-    return lambda line: typer.echo(f"\r\x1b[K{line}", nl=False, err=True)
+    """Shows one line that changes; in a log, a line now and then."""
+    if sys.stderr.isatty():
+        return lambda line: typer.echo(f"{CLEAR_LINE}{line}", nl=False, err=True)
+    shown = time.monotonic()
+
+    def log(line: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _LOG_SECONDS:
+            shown = time.monotonic()
+            typer.echo(line, err=True)
+
+    return log
 
 
 def _tell(name: DatasetName, verb: str, made: bool) -> None:
     from ractd_core.data.store import folder_of, load
 
     data = load(name)
-    if made:
+    if made and sys.stderr.isatty():
         typer.echo("", err=True)
     typer.echo(f"{name}: {verb if made else 'already there'}, {_size(data)}, {folder_of(name)}")
 

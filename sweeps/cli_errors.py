@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+
+CLEAR_LINE = "\r\x1b[K"
 
 
 @contextmanager
@@ -23,7 +26,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (*known, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        # A line of progress may be under way.
+        typer.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("\ninterrupted", err=True)

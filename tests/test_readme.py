@@ -7,11 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 
+from ractd_core.tasks import get_task
 from sweeps.spec import SweepSpec
 
 ROOT = Path(__file__).parent.parent
@@ -37,11 +44,38 @@ def test_files_and_pictures_named_in_the_readme_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[str]:
+    """A mirror of D4RL's server on this machine, with one file of made-up numbers."""
+    task = get_task("kitchen-complete-v0")
+    rng = np.random.default_rng(0)
+    file = tmp_path / "mirror" / "kitchen" / task.hdf5_file
+    file.parent.mkdir(parents=True)
+    with h5py.File(file, "w") as hdf5:
+        hdf5["observations"] = rng.normal(size=(task.hdf5_rows, task.obs_dim))
+        hdf5["actions"] = rng.uniform(-1, 1, (task.hdf5_rows, task.act_dim))
+        hdf5["rewards"] = np.zeros(task.hdf5_rows)
+        hdf5["terminals"] = np.arange(task.hdf5_rows) % 184 == 183
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_QuietHandler, directory=str(tmp_path / "mirror"))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_command_of_the_how_to_runs_as_typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
 ) -> None:
+    monkeypatch.setenv("RACTD_D4RL_MIRROR", mirror)
     monkeypatch.setenv("RACTD_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     # `ractd` is what the README's reader has after activating the environment.
@@ -49,6 +83,8 @@ def test_every_command_of_the_how_to_runs_as_typed(
     [spec] = blocks("yaml")
     assert SweepSpec.model_validate(yaml.safe_load(spec)).name == "my-sweep"
     (tmp_path / "my-sweep.yaml").write_text(spec)
+    [own_data] = blocks("python")
+    subprocess.run([sys.executable, "-c", own_data], cwd=tmp_path, check=True)
     commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
     assert len(commands) >= 8
     output = {}
@@ -62,6 +98,9 @@ def test_every_command_of_the_how_to_runs_as_typed(
     assert "3/3 trials" in output["ractd sweep list"]
     assert "nothing to train" in output["ractd sweep resume my-sweep"]
     assert "published" in output["ractd report my-sweep"]
-    assert "local/maze2d-medium-v1" in output["ractd data list"]
+    for name in ("local/maze2d-medium-v1", "local/hopper-random-v2", "d4rl/kitchen-complete-v0"):
+        assert name in output["ractd data list"]
     assert "local/maze2d-umaze-v1" in output["ractd tasks"]
+    [imported] = [text for command, text in output.items() if command.startswith("ractd data imp")]
+    assert "mylab/hopper-medium-v2: imported, 2,000 transitions in 20 episodes" in imported
     assert (tmp_path / "home/storage/sweeps/my-sweep/report/index.html").is_file()

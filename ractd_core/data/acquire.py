@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import minari
 
 from ractd_core.data.d4rl_files import read_rows
@@ -30,7 +33,6 @@ from ractd_core.data.store import (
     new_dataset,
     put,
 )
-from ractd_core.files import home
 from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName
 
 MIRROR = "RACTD_D4RL_MIRROR"
@@ -44,7 +46,7 @@ def import_file(name: DatasetName, path: Path, *, clip_actions: bool = False) ->
     """Store a D4RL-layout HDF5 file or ``.npz`` as ``name``; False if ``name`` is here already.
 
     Raises :class:`DataError` if the file is malformed or not for ``name``'s task, or if ``name``
-    claims to be D4RL's own and the file has not D4RL's number of rows.
+    claims to be D4RL's own and the file is no HDF5 or has not D4RL's number of rows.
     """
     _refuse_minari(name)
 
@@ -61,9 +63,14 @@ def import_arrays(name: DatasetName, rows: Rows, *, clip_actions: bool = False) 
     """Store arrays of one's own as ``name``; False if ``name`` is here already.
 
     ``rows`` are flat arrays, one row per step, as :class:`~ractd_core.data.rows.Rows` describes.
-    Raises :class:`DataError` if they are not for ``name``'s task.
+    Raises :class:`DataError` if they are not for ``name``'s task, or ``name`` is not one's own.
     """
     _refuse_minari(name)
+    if name.source == D4RL:
+        raise DataError(
+            f"{name} is D4RL's own file {name.task.hdf5_file}; arrays of your own need a label of "
+            "their own"
+        )
     return put(
         name,
         lambda: _original(
@@ -112,7 +119,8 @@ def download(
         return _download_minari(name, progress)
     if name.source != D4RL:
         raise DataError(f"{name} cannot be downloaded: only d4rl/... and minari/... can")
-    path = home() / "downloads" / name.task.hdf5_file
+    # Under the same root as the lock, so that no other process can write to it.
+    path = datasets_root() / ".downloads" / name.task.hdf5_file
     url = d4rl_url(name, mirror or os.environ.get(MIRROR))
     made = put(name, lambda: _download_d4rl(name, url, path, progress))
     # Only now: a process killed while it converts the file need not fetch it again.
@@ -181,7 +189,9 @@ def _download_minari(name: DatasetName, progress: Progress) -> bool:
         progress(f"{name.minari_id}: downloading through Minari")
         with new_dataset(name) as staging:
             try:
-                with_root(staging, lambda: minari.download_dataset(name.minari_id))
+                # Minari prints the temporary path as the place where the dataset is.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    with_root(staging, lambda: minari.download_dataset(name.minari_id))
                 data = with_root(staging, lambda: read_minari(name, name.minari_id))
                 dataset = with_root(staging, lambda: minari.load_dataset(name.minari_id))
             except DataError:
@@ -221,13 +231,19 @@ def _refuse_minari(name: DatasetName) -> None:
 
 
 def _check_rows(name: DatasetName, rows: Rows) -> None:
-    """D4RL's name is for D4RL's data: a file of another size must say what it is."""
-    found, published = len(rows.observations), name.task.hdf5_rows
-    if name.source == D4RL and abs(found - published) > _TOLERANCE * published:
+    """D4RL's name is for D4RL's data: a file of another kind or size must say what it is."""
+    if name.source != D4RL:
+        return
+    published, found = name.task.hdf5_rows, len(rows)
+    difference = None
+    if not h5py.is_hdf5(rows.where):
+        difference = f"is an .npz file, but D4RL's {name.task.hdf5_file} is HDF5"
+    elif abs(found - published) > _TOLERANCE * published:
+        difference = f"has {found:,} rows, but D4RL's {name.task.hdf5_file} has about {published:,}"
+    if difference:
         raise DataError(
-            f"{rows.where} has {found:,} rows, but D4RL's {name.task.hdf5_file} has about "
-            f"{published:,}; if it is not D4RL's own file, say where it comes from with --source "
-            "(local, or a label of yours)"
+            f"{rows.where} {difference}; if it is not D4RL's own file, say where it comes from "
+            "with --source (local, or a label of yours)"
         )
 
 

@@ -182,20 +182,18 @@ class SacRun:
         self, enough: Callable[[Sequence[Evaluated]], bool], steps: int, progress: Progress
     ) -> None:
         """Train until ``enough`` of the evaluations, or wait while another process does."""
-        if enough(self.evaluated()):
-            return
-        with self._errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         waiting = False
         while not enough(self.evaluated()):
-            try:
-                lock.acquire(timeout=_POLL_SECONDS if waiting else 0)
-            except Timeout:
-                if not waiting:
-                    progress(f"{self._label}: waiting for the process that trains it")
-                waiting = True
-                continue
+            with self._errors():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    lock.acquire(timeout=_POLL_SECONDS if waiting else 0)
+                except Timeout:
+                    if not waiting:
+                        progress(f"{self._label}: waiting for the process that trains it")
+                    waiting = True
+                    continue
             try:
                 with torch.random.fork_rng(devices=[]):
                     self._train_alone(enough, steps, progress)
@@ -205,10 +203,13 @@ class SacRun:
     def _train_alone(
         self, enough: Callable[[Sequence[Evaluated]], bool], steps: int, progress: Progress
     ) -> None:
+        evaluated = self.evaluated()
+        if enough(evaluated):
+            # Another process got there just before this one had the lock.
+            return
         # The last evaluation may come one interval and one episode late.
         spare = self.settings.evaluate_every + self.name.task.max_episode_steps
         learner = Learner(self.name, self.seed, self.settings, capacity=steps + spare)
-        evaluated = self.evaluated()
         if evaluated:
             learner.restore(self._state()[0], self.replay(evaluated[-1].step))
         first, started = learner.step, time.monotonic()

@@ -15,7 +15,8 @@ import requests
 from ractd_core.data.flat import DataError
 from ractd_core.files import write_json
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+"""Small: of a block that a broken connection cuts, nothing is kept."""
 _ATTEMPTS = 5
 _TIMEOUT = (10.0, 60.0)
 _TRANSIENT = (
@@ -68,23 +69,21 @@ def sha256(path: Path) -> str:
 def _attempt(url: str, path: Path, progress: Progress) -> None:
     part, about = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     known = _read(about)
-    have = part.stat().st_size if part.exists() and known.get("url") == url else 0
+    version = known.get("version") if known.get("url") == url else None
+    have = part.stat().st_size if version and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}
-    if have and known.get("version"):
+    if have and version:
         # Without If-Range a server whose file has changed would send the rest of another file.
-        headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
+        headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            start = _start(url, response, have)
+            start = _start(url, response, part, have, version)
             total = _total(response, start)
-            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if version is not None and version.startswith("W/"):
-                version = None  # a weak ETag does not promise equal bytes
-            write_json(about, {"url": url, "version": version})
             done = start
-            with part.open("r+b" if start else "wb") as file:
-                file.seek(start)
-                file.truncate()
+            with part.open("ab" if start else "wb") as file:
+                # Only now: old bytes beside a new version would be taken for its beginning.
+                version = _version(response) or (version if start else None)
+                write_json(about, {"url": url, "version": version})
                 for block in response.iter_content(_CHUNK):
                     file.write(block)
                     done += len(block)
@@ -99,24 +98,35 @@ def _attempt(url: str, path: Path, progress: Progress) -> None:
     about.unlink(missing_ok=True)
 
 
-def _start(url: str, response: requests.Response, have: int) -> int:
-    """The offset at which the response's body begins."""
-    if response.status_code == requests.codes.partial_content:
-        found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if found and int(found.group(1)) == have:
-            return have
-        raise DataError(
-            f"{url}: the server answered a request for bytes from {have} with "
-            f"{response.headers.get('Content-Range')!r}; name another mirror with --mirror"
-        )
-    if response.status_code == requests.codes.ok:
+def _start(
+    url: str, response: requests.Response, part: Path, have: int, version: str | None
+) -> int:
+    """The offset at which the response's body begins; a part that it does not continue goes."""
+    code = response.status_code
+    answer = f"{code} {response.reason}"
+    if code == requests.codes.ok:
         return 0
-    if response.status_code == requests.codes.too_many or response.status_code >= 500:
-        raise _RetryError(f"the server answered {response.status_code} {response.reason}")
+    if have and code == requests.codes.partial_content:
+        answer = f"{answer} {response.headers.get('Content-Range')!r}"
+        found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        # Some servers ignore If-Range, but their answer says what it is a part of.
+        if found and int(found.group(1)) == have and _version(response) in (None, version):
+            return have
+    if have and code in (requests.codes.partial_content, requests.codes.range_not_satisfiable):
+        part.unlink()
+        raise _RetryError(f"the server answered a request for bytes from {have} with {answer}")
+    if code == requests.codes.too_many or code >= 500:
+        raise _RetryError(f"the server answered {answer}")
     raise DataError(
-        f"{url}: the server answered {response.status_code} {response.reason}, expected a file; "
-        "check the address, or name a mirror with --mirror"
+        f"{url}: the server answered {answer}, expected a file; check the address, or name a "
+        "mirror with --mirror"
     )
+
+
+def _version(response: requests.Response) -> str | None:
+    """What changes when the file does; a weak ETag does not promise equal bytes."""
+    version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    return None if version is None or version.startswith("W/") else version
 
 
 def _total(response: requests.Response, start: int) -> int | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,11 +66,14 @@ def check_minari_id(minari_id: str) -> str:
     try:
         parse_dataset_id(minari_id)
     except ValueError as error:
-        raise DataError(f"{minari_id!r} is not a Minari id (namespace/name-v0): {error}") from error
+        raise DataError(
+            f"{minari_id!r} is neither a file nor a Minari id (namespace/name-v0); check the path, "
+            "or see `minari list local`"
+        ) from error
     except TypeError as error:
         raise DataError(
-            f"the Minari id {minari_id!r} has no version; write it as {minari_id}-v0, with the "
-            "version that `minari list local` or `minari list remote` shows"
+            f"{minari_id!r} is no file, and the Minari id {minari_id!r} has no version; write it "
+            f"as {minari_id}-v0, with the version that `minari list local` shows"
         ) from error
     return minari_id
 
@@ -100,18 +105,19 @@ def read_minari(name: DatasetName, minari_id: str) -> FlatDataset:
     """
     metadata = read_metadata(check_minari_id(minari_id))
     where = datasets_root() / minari_id
-    _check_environment(name.task, where, metadata)
-    total = int(metadata.get("total_episodes", 0))
-    if total < 1:
-        raise DataError(f"{where} holds no episodes; delete it and get the dataset again")
     try:
+        _check_environment(name.task, where, metadata)
+        total = int(metadata.get("total_episodes", 0))
+        if total < 1:
+            raise DataError(f"{where} holds no episodes; delete it and get the dataset again")
         if metadata.get("data_format", "hdf5") == "hdf5":
             episodes = list(_hdf5_episodes(name.task, where, total))
         else:
             episodes = list(_other_episodes(name.task, minari_id))
-    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    # As for files of rows, damaged bytes make h5py, pyarrow and Minari raise nearly anything.
+    except Exception as error:
         raise DataError(
             f"{where} cannot be read as a Minari dataset ({type(error).__name__}: {error}); delete "
             "it and get the dataset again"
@@ -130,7 +136,12 @@ def _check_environment(task: Task, where: Path, metadata: Mapping[str, Any]) -> 
 
 
 def _base(env_id: str) -> str:
-    return env_id.rpartition("-v")[0] or env_id
+    """The environment whatever its version, and whatever a maze's starts and goals are.
+
+    Minari collected AntMaze's diverse datasets in environments of their own, the same mazes with
+    other starts and goals.
+    """
+    return re.sub(r"_Diverse_GR?", "", env_id.rpartition("-v")[0] or env_id)
 
 
 def _hdf5_episodes(task: Task, where: Path, total: int) -> Iterator[_Episode]:
@@ -161,13 +172,9 @@ def _episode(task: Task, observations: Observations, columns: Any) -> _Episode:
     )
 
 
-_mazes: dict[str, Maze2d] = {}
-
-
+@cache
 def _maze(task: Task) -> Maze2d:
-    if task.name not in _mazes:
-        _mazes[task.name] = Maze2d(task)
-    return _mazes[task.name]
+    return Maze2d(task)
 
 
 def _vector(task: Task, observations: Observations) -> NDArray[np.floating]:
@@ -216,7 +223,8 @@ def write_minari(
 ) -> None:
     """Write ``data`` as the Minari dataset ``data.name`` under the root ``folder``.
 
-    ``origin`` is kept in its metadata, and so are the task's reference returns.
+    ``origin`` is kept in its metadata, and so are the task's reference returns. Raises OSError if
+    it cannot be written.
     """
     name, task = data.name, data.name.task
     buffers = []
@@ -234,17 +242,24 @@ def write_minari(
                 truncations=last & ~terminated,
             )
         )
-    dataset = with_root(
-        folder,
-        lambda: minari.create_dataset_from_buffers(
-            str(name),
-            buffers,
-            observation_space=gym.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float32),
-            action_space=gym.spaces.Box(-1, 1, (task.act_dim,), np.float32),
-            algorithm_name=algorithm,
-            description=description,
-        ),
-    )
+    try:
+        dataset = with_root(
+            folder,
+            lambda: minari.create_dataset_from_buffers(
+                str(name),
+                buffers,
+                observation_space=gym.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float32),
+                action_space=gym.spaces.Box(-1, 1, (task.act_dim,), np.float32),
+                algorithm_name=algorithm,
+                description=description,
+            ),
+        )
+    except RuntimeError as error:
+        # What h5py makes of a full disk if it is noticed only when the file is closed.
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     dataset.storage.update_metadata(
         {
             "ref_min_score": task.ref_min,

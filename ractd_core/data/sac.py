@@ -164,8 +164,8 @@ def new_sac(name: DatasetName, env: D4RLEnv, seed: int, settings: SacSettings) -
     return sac
 
 
-class _Replay:
-    """All transitions so far; stands in for Stable-Baselines3's ``ReplayBuffer``.
+class Replay:
+    """All transitions so far, drawn from with ``rng``; replaces Stable-Baselines3's buffer.
 
     That one samples by NumPy's global generator, whose state is not this program's to change.
     """
@@ -193,7 +193,7 @@ class _Replay:
         self.size = new.stop
 
     def sample(self, batch_size: int, env: None = None) -> Any:
-        """``batch_size`` transitions drawn with ``rng``, as Stable-Baselines3's updates ask."""
+        """Transitions as Stable-Baselines3's updates ask for them, each (batch_size, dimension)."""
         from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
         chosen = self.rng.integers(self.size, size=batch_size)
@@ -213,7 +213,7 @@ class Learner:
         self._name, self._seed, self._settings = name, seed, settings
         self._env = make_env(name.task)
         self._sac = new_sac(name, self._env, seed, settings)
-        self._replay = _Replay(name.task.obs_dim, name.task.act_dim, capacity)
+        self._replay = Replay(name.task.obs_dim, name.task.act_dim, capacity)
         self._sac.replay_buffer = self._replay
 
     @property

@@ -33,6 +33,7 @@ from ractd_core.files import home, new_folder, write_json
 from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks, near
 
 _ARRAYS = ("observations", "actions", "rewards", "bounds", "terminated")
+_CACHE_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +108,7 @@ def put(name: DatasetName, make: Callable[[], Original]) -> bool:
 def locked(name: DatasetName) -> Iterator[None]:
     """Hold the dataset's lock, and turn what goes wrong with its folder into a clear error."""
     root = datasets_root()
-    try:
+    with _explained(name):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / f".{name.minari_id.replace('/', '-')}.lock")
         try:
@@ -119,16 +120,26 @@ def locked(name: DatasetName) -> Iterator[None]:
             yield
         finally:
             lock.release()
+
+
+@contextmanager
+def _explained(name: DatasetName) -> Iterator[None]:
+    """Say what to do about a folder that is full or cannot be written."""
+    root = datasets_root()
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # NumPy says how much it could write, but not why.
+        full = error.errno is None and "requested and" in str(error)
+        if full or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DataError(
                 f"no room left for {name} under {root} or {home()} ({error}); nothing was stored: "
                 "free some space, or point MINARI_DATASETS_PATH and RACTD_HOME to another disk, "
                 "and try again"
             ) from error
         raise DataError(
-            f"cannot write datasets under {root} ({error}); set MINARI_DATASETS_PATH to a folder "
-            "that can be written"
+            f"cannot store {name} under {root}, or work on it under {home()} ({error}); point "
+            "MINARI_DATASETS_PATH and RACTD_HOME to folders that can be written"
         ) from error
 
 
@@ -173,22 +184,19 @@ def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
     if not is_present(name):
         raise DataError(f"dataset {name} is not under {datasets_root()}; {how_to_get(name)}")
     cache = home() / "cache" / "datasets" / _identity(name)
-    if not cache.exists():
-        data = read_minari(name, name.minari_id)
-        with new_folder(cache) as folder:
-            for key in _ARRAYS:
-                np.save(folder / f"{key}.npy", getattr(data, key))
-            write_json(folder / "about.json", {"name": str(name), "fingerprint": data.fingerprint})
-    try:
-        arrays = {key: np.load(cache / f"{key}.npy", mmap_mode="r") for key in _ARRAYS}
-        data = FlatDataset(name=name, **arrays)
-        intact = data.fingerprint == json.loads((cache / "about.json").read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        intact = False
-    if not intact:
+    for _ in range(_CACHE_ATTEMPTS):
+        if not cache.exists():
+            _write_cache(name, cache)
+        data = _read_cache(name, cache)
+        if data is not None:
+            break
         _log.warning("the cache of %s at %s is damaged; it is made anew", name, cache)
         shutil.rmtree(cache, ignore_errors=True)
-        return load(name, fingerprint)
+    else:
+        raise DataError(
+            f"the cache of {name} at {cache} was damaged {_CACHE_ATTEMPTS} times in a row; check "
+            "the disk, or point RACTD_HOME to another one"
+        )
     if fingerprint not in (None, data.fingerprint):
         raise DataError(
             f"dataset {name} has fingerprint {data.fingerprint[:12]}, expected {fingerprint[:12]}: "
@@ -197,10 +205,35 @@ def load(name: DatasetName, fingerprint: str | None = None) -> FlatDataset:
     return data
 
 
+def _write_cache(name: DatasetName, cache: Path) -> None:
+    data = read_minari(name, name.minari_id)
+    with _explained(name), new_folder(cache) as folder:
+        for key in _ARRAYS:
+            np.save(folder / f"{key}.npy", getattr(data, key))
+        write_json(folder / "about.json", {"name": str(name), "fingerprint": data.fingerprint})
+
+
+def _read_cache(name: DatasetName, cache: Path) -> FlatDataset | None:
+    """What is cached; None if it is not what was written."""
+    try:
+        arrays = {key: np.load(cache / f"{key}.npy", mmap_mode="r") for key in _ARRAYS}
+        data = FlatDataset(name=name, **arrays)
+        written = json.loads((cache / "about.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return data if data.fingerprint == written else None
+
+
 def origin_of(name: DatasetName) -> dict[str, Any]:
     """Where a dataset comes from, as recorded when it was stored; empty if nobody did."""
     text = read_metadata(name.minari_id).get(ORIGIN_KEY)
-    return dict(json.loads(text)) if text else {}
+    try:
+        return dict(json.loads(text)) if text else {}
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{ORIGIN_KEY} in the metadata of {folder_of(name)} is damaged ({error}); delete that "
+            f"folder and get the dataset again: {how_to_get(name)}"
+        ) from error
 
 
 def _identity(name: DatasetName) -> str:

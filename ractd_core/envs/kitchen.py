@@ -24,7 +24,6 @@ _COMPLETED_WITHIN = 0.3
 _LAST_KETTLE_NOISE = 0.005
 """D4RL's amplitude for position 29; the simulator reads one per velocity, of which it has 29."""
 
-
 ELEMENTS = {
     "bottom burner": slice(11, 13),
     "light switch": slice(17, 19),

@@ -13,7 +13,7 @@ from ractd_core.config import Recipe
 from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import FlatDataset
 from ractd_core.stages import make_stage
-from ractd_core.tasks import DatasetName, parse_dataset_name
+from ractd_core.tasks import DatasetName, get_task, parse_dataset_name
 from ractd_core.training import Trainer
 
 torch.set_num_threads(1)
@@ -58,14 +58,17 @@ def models(
     tmp_path_factory: pytest.TempPathFactory, umaze_data: FlatDataset, tiny: Recipe
 ) -> dict[str, Path]:
     """One trained model file per kind of stage."""
-    folder = tmp_path_factory.mktemp("models")
+    return _trained(tmp_path_factory.mktemp("models"), tiny, umaze_data)
+
+
+def _trained(folder: Path, recipe: Recipe, data: FlatDataset) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for kind in ("teacher", "reward", "student", "regression"):
-        stage, normalizer = make_stage(kind, tiny, umaze_data, files, torch.device("cpu"))
+        stage, normalizers = make_stage(kind, recipe, data, files, torch.device("cpu"))
         trainer = Trainer(stage, stage.optim, seed=stage.seed, device=torch.device("cpu"))
         trainer.run(every=20)
         files[kind] = folder / f"{kind}.safetensors"
-        stage.result(trainer.ema, normalizer).save(files[kind])
+        stage.result(trainer.ema, normalizers).save(files[kind])
     return files
 
 
@@ -90,7 +93,7 @@ def flat() -> Callable[..., FlatDataset]:
         paid[~final] = rng.normal(size=sum(transitions)) if rewards is None else rewards
         forces = np.where(final[:, None], 0.0, rng.uniform(-1, 1, (rows, 2)))
         return FlatDataset(
-            name="made/by-hand",
+            name=DatasetName("made", get_task("maze2d-umaze-v1")),
             observations=rng.normal(size=(rows, dims)).astype(np.float32),
             actions=forces.astype(np.float32),
             rewards=paid.astype(np.float32),
@@ -99,3 +102,46 @@ def flat() -> Callable[..., FlatDataset]:
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def hopper() -> DatasetName:
+    return parse_dataset_name("local/hopper-medium-v2")
+
+
+@pytest.fixture(scope="session")
+def hopper_data(hopper: DatasetName) -> FlatDataset:
+    """Synthetic rows in Hopper's range, not played: 12 episodes of 40 steps, every other falls.
+
+    No action is 0, so that the zeros of the final rows would show.
+    """
+    rng = np.random.default_rng(0)
+    episodes, rows = 12, 12 * 41
+    low = np.array([0.7, -0.2, -0.6, -0.6, -0.7, -2, -2, -4, -4, -5, -5])
+    high = np.array([1.4, 0.2, 0.0, 0.0, 0.7, 4, 2, 4, 4, 5, 5])
+    bounds = np.arange(episodes + 1) * 41
+    actions = rng.uniform([0.1, -0.9, 0.2], [0.8, -0.3, 0.9], (rows, 3))
+    rewards = rng.normal(3, 1, rows)
+    actions[bounds[1:] - 1], rewards[bounds[1:] - 1] = 0, 0
+    return FlatDataset(
+        name=hopper,
+        observations=rng.uniform(low, high, (rows, 11)).astype(np.float32),
+        actions=actions.astype(np.float32),
+        rewards=rewards.astype(np.float32),
+        bounds=bounds,
+        terminated=np.arange(episodes) % 2 == 0,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_actions(tiny: Recipe) -> Recipe:
+    """The tiny recipe on the last two observations."""
+    return Recipe.model_validate({**tiny.model_dump(), "window": {"horizon": 16, "history": 2}})
+
+
+@pytest.fixture(scope="session")
+def action_models(
+    tmp_path_factory: pytest.TempPathFactory, hopper_data: FlatDataset, tiny_actions: Recipe
+) -> dict[str, Path]:
+    """One trained model file per kind of stage, for windows of actions."""
+    return _trained(tmp_path_factory.mktemp("action-models"), tiny_actions, hopper_data)

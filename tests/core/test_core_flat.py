@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ractd_core.data.flat import DataError, FlatDataset, returns_to_go
+from ractd_core.tasks import DatasetName, get_task
 
 Build = Callable[..., FlatDataset]
 
@@ -19,28 +20,49 @@ _EPISODES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, ma
 
 
 @settings(max_examples=60, deadline=None)
-@given(_EPISODES, st.integers(0, 999), st.floats(0.01, 0.999), st.sampled_from(["zero", "hold"]))
+@given(
+    _EPISODES,
+    st.integers(0, 999),
+    st.floats(0.01, 0.999),
+    st.sampled_from(["zero", "hold"]),
+    st.sampled_from([0.0, 0.5, 100.0]),
+)
 def test_returns_to_go_are_the_direct_double_sum(
     flat: Build,
     episodes: list[tuple[int, bool]],
     seed: int,
     discount: float,
     truncation: str,
+    penalty: float,
 ) -> None:
     lengths = [length for length, _ in episodes]
     data = flat(lengths, seed=seed, terminated=[ends for _, ends in episodes])
-    result = returns_to_go(data, discount, truncation)
+    kept = data.rewards.copy()
+    result = returns_to_go(data, discount, truncation, penalty)
+    np.testing.assert_array_equal(data.rewards, kept)
     assert result.shape == data.rewards.shape
     for index, (length, terminated) in enumerate(episodes):
         first = int(data.bounds[index])
         rewards = [float(r) for r in data.rewards[first : first + length]]
         beyond = 0.0
-        if truncation == "hold" and not terminated:
+        if terminated:
+            rewards[-1] -= penalty
+        elif truncation == "hold":
             beyond = rewards[-1] / (1 - discount)
         for t in range(length + 1):
             total = sum(discount ** (j - t) * rewards[j] for j in range(t, length))
             total += discount ** (length - t) * beyond
             assert result[first + t] == pytest.approx(total, rel=1e-5, abs=1e-5)
+
+
+def test_only_a_cut_episode_is_held_and_only_a_terminated_one_penalized(flat: Build) -> None:
+    data = flat([3, 3], terminated=[True, False], rewards=[1.0] * 6)
+    plain = returns_to_go(data, 0.5)
+    changed = returns_to_go(data, 0.5, "hold", termination_penalty=8.0)
+    # The penalty is discounted back from the last step, and the final state is worth nothing.
+    np.testing.assert_allclose((plain - changed)[:4], [2.0, 4.0, 8.0, 0.0])
+    # A reward of 1 for ever is worth 2 at every step.
+    np.testing.assert_allclose(changed[4:], 2.0)
 
 
 @given(st.integers(1, 40), st.floats(0.1, 0.99), st.floats(-3, 3))
@@ -88,8 +110,9 @@ def test_counts_and_last_rows(flat: Build, episodes: list[tuple[int, bool]]) -> 
 
 def test_the_fingerprint_is_that_of_the_content(flat: Build) -> None:
     data = flat([3, 4], seed=1)
+    another = DatasetName("other", get_task("hopper-medium-v2"))
     copies = {key: getattr(data, key).copy() for key in ("observations", "actions", "rewards")}
-    assert replace(data, **copies, name="another").fingerprint == data.fingerprint
+    assert replace(data, **copies, name=another).fingerprint == data.fingerprint
     fortran = np.asfortranarray(data.observations)
     assert replace(data, observations=fortran).fingerprint == data.fingerprint
 
@@ -130,5 +153,5 @@ def test_malformed_data_are_refused_by_name(
     flat: Build, change: dict[str, Any], message: str
 ) -> None:
     data = flat([3, 4])
-    with pytest.raises(DataError, match=f"made/by-hand: .*{message}"):
+    with pytest.raises(DataError, match=f"made/maze2d-umaze-v1: .*{message}"):
         replace(data, **change)

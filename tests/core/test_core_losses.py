@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from ractd_core.losses import (
     diffuse,
     distance,
     dsm_loss,
+    plan_reward_loss,
     regression_loss,
-    reward_loss,
     student_loss,
     teacher_loss,
     value_loss,
@@ -327,17 +328,23 @@ def test_the_denoising_loss_by_hand() -> None:
 # Reward
 
 
+def plan_reward(value: nn.Module, plan: Tensor, draws: Draws, states: int | None) -> Tensor:
+    """The reward term of a plan; its conditioning, which must not matter, is not a number."""
+    cond = torch.full((len(plan), 2 * plan.shape[2]), math.nan)
+    return plan_reward_loss(value, plan, cond, draws, states=states)
+
+
 def test_the_full_reward_term_is_minus_the_sum_over_the_plan() -> None:
     plan = 0.9 * torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(0))
     for states in (None, 5, 9):
-        loss = reward_loss(LinearValue(), plan, draws(6), states)
+        loss = plan_reward(LinearValue(), plan, draws(6), states)
         assert loss.item() == pytest.approx(-float(plan.sum()) / 6, rel=1e-5)
 
 
 def test_a_subset_of_states_is_unbiased_and_cheap() -> None:
     plan = torch.linspace(-1, 1, 24).reshape(2, 12, 1) ** 3
     value = LinearValue()
-    estimates = [reward_loss(value, plan, draws(2, step), 3).item() for step in range(3000)]
+    estimates = [plan_reward(value, plan, draws(2, step), 3).item() for step in range(3000)]
     assert {tuple(asked.shape) for asked in value.asked} == {(2, 3, 1)}
     error = float(np.std(estimates)) / math.sqrt(len(estimates))
     exact = -float(plan.sum()) / 2
@@ -349,7 +356,7 @@ def test_a_subset_of_states_is_unbiased_and_cheap() -> None:
 def test_the_reward_gradient_of_a_subset_is_unbiased_too() -> None:
     plan = torch.zeros(1, 6, 1, requires_grad=True)
     for step in range(2000):
-        torch.autograd.backward(reward_loss(LinearValue(), plan, draws(1, step), 2))
+        torch.autograd.backward(plan_reward(LinearValue(), plan, draws(1, step), 2))
     assert plan.grad is not None
     torch.testing.assert_close(plan.grad / 2000, torch.full((1, 6, 1), -1.0), atol=0.2, rtol=0)
 
@@ -362,7 +369,7 @@ def test_the_reward_model_is_asked_inside_the_data_and_the_gradient_passes() -> 
             assert float(x.detach().abs().max()) <= 1
             return (x**2).sum(-1)
 
-    loss = reward_loss(Square(), plan, draws(1), None)
+    loss = plan_reward(Square(), plan, draws(1), None)
     assert loss.item() == pytest.approx(-(1 + 0.25 + 1 + 1))
     (gradient,) = torch.autograd.grad(loss, plan)
     # d/dx of -x² at the clamped point, passed on as if there were no clamp.
@@ -378,7 +385,8 @@ def parts(
     teacher, student, value = GaussianTeacher(noise), GaussianStudent(1.1, noise), LinearValue()
     target = GaussianStudent(1.1, noise).requires_grad_(False)
     x0, cond = data(rows)
-    loss, info = student_loss(student, target, teacher, value, x0, cond, draws(rows), config)
+    reward_loss = partial(plan_reward_loss, value, states=config.reward_states)
+    loss, info = student_loss(student, target, teacher, reward_loss, x0, cond, draws(rows), config)
     return {k: v.item() for k, v in info.items()}, teacher, student, value, loss.item()
 
 
@@ -463,7 +471,8 @@ def test_every_term_moves_the_student() -> None:
         teacher.requires_grad_(False)
         value.requires_grad_(False)
         x0, cond = data(32)
-        loss, _ = student_loss(student, target, teacher, value, x0, cond, draws(32), config)
+        reward_loss = partial(plan_reward_loss, value, states=config.reward_states)
+        loss, _ = student_loss(student, target, teacher, reward_loss, x0, cond, draws(32), config)
         torch.autograd.backward(loss)
         assert student.gain.grad is not None
         assert abs(float(student.gain.grad)) > 1e-4

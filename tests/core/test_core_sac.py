@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from filelock import FileLock
 from ractd_core.data import collect_locomotion as module
 from ractd_core.data.collect_locomotion import Collected, SacRun, collect_locomotion
 from ractd_core.data.flat import DataError, FlatDataset
-from ractd_core.data.sac import Learner, SacSettings, actor_policy, join
+from ractd_core.data.sac import Learner, Replay, SacSettings, actor_policy, join, play
+from ractd_core.envs import make_env
 from ractd_core.tasks import DatasetName, parse_dataset_name
 
 pytest.importorskip("stable_baselines3")
@@ -146,7 +149,40 @@ def test_long_collections_report_progress(monkeypatch: pytest.MonkeyPatch) -> No
     assert lines[0].endswith(" of 250 transitions")
 
 
+def test_an_end_in_the_step_of_the_time_limit_is_a_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = make_env(HOPPER.task)
+    step, ends = env.step, [(False, False), (True, True)]
+
+    def with_end(action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, info = step(action)
+        return observation, reward, *ends.pop(0), info
+
+    monkeypatch.setattr(env, "step", with_end)
+    episode = play(HOPPER, env, lambda observation: np.zeros(3, dtype=np.float32), 0)
+    assert episode.transitions == 2
+    assert not episode.terminated.any()
+
+
 # The levels of a SAC run
+
+
+def test_sac_learns_from_transitions_and_only_falls_are_done(
+    flat: Callable[..., FlatDataset],
+) -> None:
+    data = flat([5, 3, 2], terminated=[True, False, True])
+    replay = Replay(4, 2, capacity=40)
+    replay.extend(data)
+    replay.extend(data)
+    assert replay.size == 20
+    batch = replay.sample(400)
+    rows = [int(np.flatnonzero((data.observations == o).all(axis=1))[0]) for o in batch[0].numpy()]
+    assert set(rows) == set(range(12)) - {5, 9}
+    assert np.array_equal(batch.actions, data.actions[rows])
+    assert np.array_equal(batch.next_observations, data.observations[np.array(rows) + 1])
+    assert np.array_equal(batch.rewards[:, 0], data.rewards[rows])
+    assert np.array_equal(batch.dones[:, 0], np.isin(rows, [4, 11]))
 
 
 def test_medium_replay_is_all_that_was_played_until_medium(run: SacRun) -> None:
@@ -267,7 +303,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole_home: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not mine.evaluated():
                 assert process.poll() is None
                 assert time.monotonic() < deadline
@@ -279,7 +315,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole_home: Path) -> None:
     collect("expert")
     whole = files(whole_home / "generators" / "hopper-seed3")
     assert files(mine.folder) == whole
-    assert len(whole) > 5
+    scores = [one.score for one in mine.evaluated()]
+    best = sum(score > max(scores[:index], default=-np.inf) for index, score in enumerate(scores))
+    assert sorted(name.split("-")[0] for name in whole) == sorted(
+        ["replay"] * 4 + ["policy"] * best + ["state.safetensors"]
+    )
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bytes(whole_home: Path) -> None:
@@ -312,6 +352,22 @@ def test_a_run_in_training_elsewhere_is_waited_for(monkeypatch: pytest.MonkeyPat
     collect("medium-replay", progress=until_waiting)
     assert lines[0] == "SAC on Hopper: waiting for the process that trains it"
     assert lines[1] == "SAC on Hopper: training from step 0 of 800"
+
+
+def test_training_that_another_process_ended_meanwhile_is_used(
+    whole_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SacRun(HOPPER, 3, TINY).folder
+    acquire = FileLock.acquire
+
+    def late(lock: FileLock, timeout: float) -> object:
+        shutil.copytree(whole_home / "generators" / folder.name, folder, dirs_exist_ok=True)
+        return acquire(lock, timeout)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    no_training(monkeypatch)
+    # They trained for longer than is needed here.
+    assert collect("expert", steps=300).data.name.task.name == "hopper-expert-v2"
 
 
 def test_global_random_generators_are_left_alone() -> None:

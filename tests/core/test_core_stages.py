@@ -68,24 +68,32 @@ def test_a_model_file_gives_back_the_model(
     assert not model.network.training
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert model.about["kind"] == kind
-    assert model.about["dims"] == 4
+    assert model.about["modelled"] == "states"
+    assert (model.about["observation_dims"], model.about["action_dims"]) == (4, 2)
+    # A plan is conditioned on two states, its first and its last.
+    assert model.about.get("context") == (None if kind == "reward" else 2)
     tensors, about = load_checkpoint(models[kind])
     assert about == model.about
     for key, value in model.network.state_dict().items():
         assert torch.equal(value, tensors[f"network.{key}"])
-    fitted = LimitsNormalizer.fit(umaze_data.observations)
-    assert torch.equal(model.normalizer.low, fitted.low)
-    assert torch.equal(model.normalizer.scale, fitted.scale)
+    acted = np.delete(umaze_data.actions, umaze_data.bounds[1:] - 1, axis=0)
+    for values, normalizer in (
+        (umaze_data.observations, model.normalizers.observations),
+        (acted, model.normalizers.actions),
+    ):
+        fitted = LimitsNormalizer.fit(values)
+        assert torch.equal(normalizer.low, fitted.low)
+        assert torch.equal(normalizer.scale, fitted.scale)
 
 
 def test_what_is_saved_is_the_trainers_average(
     tiny: Recipe, umaze_data: FlatDataset, tmp_path: Path
 ) -> None:
-    stage, normalizer = make_stage("regression", tiny, umaze_data, {}, CPU)
+    stage, normalizers = make_stage("regression", tiny, umaze_data, {}, CPU)
     trainer = Trainer(stage, stage.optim, seed=0, device=CPU)
     trainer.run(every=20)
     assert not equal(weights(trainer.ema), weights(trainer.network))
-    stage.result(trainer.ema, normalizer).save(tmp_path / "model")
+    stage.result(trainer.ema, normalizers).save(tmp_path / "model")
     assert equal(weights(load_model(tmp_path / "model").network), weights(trainer.ema))
 
 
@@ -191,16 +199,16 @@ def test_the_target_moves_towards_the_student(
 def test_the_reward_stage_learns_normalized_returns_of_normalized_states(
     tiny: Recipe, umaze_data: FlatDataset
 ) -> None:
-    stage, normalizer = make_stage("reward", tiny, umaze_data, {}, CPU)
+    stage, normalizers = make_stage("reward", tiny, umaze_data, {}, CPU)
     assert isinstance(stage, RewardStage)
     config = tiny.reward
     rtg = returns_to_go(umaze_data, config.discount, config.truncation).astype(np.float64)
     low, high = rtg.min(), rtg.max()
     assert stage.about["return_scale"] == pytest.approx([low, high])
     np.testing.assert_allclose(stage.targets.numpy(), 2 * (rtg - low) / (high - low) - 1, atol=1e-5)
-    assert stage.states.abs().max() <= 1 + 1e-5
+    assert stage.inputs.abs().max() <= 1 + 1e-5
     torch.testing.assert_close(
-        normalizer.unnormalize(stage.states),
+        normalizers.observations.unnormalize(stage.inputs),
         torch.tensor(umaze_data.observations),
         atol=1e-5,
         rtol=1e-5,
@@ -235,5 +243,5 @@ def test_the_mean_over_workers_is_the_loss_of_the_batch(
 def test_models_are_the_same_on_every_save(models: dict[str, Path], tmp_path: Path) -> None:
     model = load_model(models["student"])
     model.save(tmp_path / "one")
-    Model(model.network, model.normalizer, model.about).save(tmp_path / "two")
+    Model(model.network, model.normalizers, model.about).save(tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

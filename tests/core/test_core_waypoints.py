@@ -10,7 +10,7 @@ import pytest
 from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.waypoints import Cell, WaypointController, distances_to
-from ractd_core.envs import make_env
+from ractd_core.envs import Maze2d
 from ractd_core.tasks import DatasetName, get_task, parse_dataset_name
 
 STEP = 0.06
@@ -37,7 +37,7 @@ def value_iteration(goal: Cell, free: set[Cell]) -> dict[Cell, int]:
 
 @pytest.mark.parametrize("size", ["umaze", "medium", "large"])
 def test_distances_are_those_of_value_iteration(size: str) -> None:
-    env = make_env(get_task(f"maze2d-{size}-v1"))
+    env = Maze2d(get_task(f"maze2d-{size}-v1"))
     free = set(env.free_cells)
     for goal in env.free_cells[:: 1 if size == "umaze" else 5]:
         assert distances_to(goal, free) == value_iteration(goal, free)
@@ -51,7 +51,7 @@ def test_cells_that_cannot_be_reached_have_no_distance() -> None:
 
 @pytest.mark.parametrize("size", ["umaze", "large"])
 def test_the_controller_arrives_at_every_cell_and_rests_there(size: str) -> None:
-    env = make_env(get_task(f"maze2d-{size}-v1"))
+    env = Maze2d(get_task(f"maze2d-{size}-v1"))
     controller = WaypointController(env, np.random.default_rng(4))
     state, _ = env.reset(seed=0)
     for cell in env.free_cells[:: 1 if size == "umaze" else 7]:
@@ -70,7 +70,7 @@ def test_the_controller_arrives_at_every_cell_and_rests_there(size: str) -> None
 
 def test_waypoints_are_moved_towards_smaller_d4rl_coordinates_but_not_the_last() -> None:
     # With no velocity the force is 10 (waypoint - position), so near waypoints can be read off it.
-    env = make_env(get_task("maze2d-umaze-v1"))
+    env = Maze2d(get_task("maze2d-umaze-v1"))
     controller = WaypointController(env, np.random.default_rng(0))
     start, beside = env.cell_position((1, 1)), env.cell_position((1, 2))
     seen = []
@@ -121,7 +121,7 @@ def test_episodes_are_a_stream_that_is_never_reset(umaze_data: FlatDataset) -> N
 
 def test_every_recorded_force_leads_to_the_recorded_state(umaze_data: FlatDataset) -> None:
     data = umaze_data
-    env = make_env(get_task("maze2d-umaze-v1"))
+    env = Maze2d(get_task("maze2d-umaze-v1"))
     env.reset(seed=0)
     for first, end in list(zip(data.bounds[:-1], data.bounds[1:], strict=True))[:3]:
         start = data.observations[first].astype(np.float64)
@@ -166,7 +166,7 @@ def test_action_noise_has_standard_deviation_one_half(umaze: DatasetName) -> Non
 
 
 def test_the_first_target_does_not_depend_on_the_start(umaze: DatasetName) -> None:
-    env = make_env(umaze.task)
+    env = Maze2d(umaze.task)
     stays = 0
     for seed in range(12):
         data = collect_maze2d(umaze, 150, seed=seed)

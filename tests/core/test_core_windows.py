@@ -16,6 +16,7 @@ from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.normalizer import LimitsNormalizer
 from ractd_core.data.windows import PlanWindows
 from ractd_core.draws import Draws
+from ractd_core.tasks import DatasetName, get_task
 
 Build = Callable[..., FlatDataset]
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def by_hand(data: FlatDataset, horizon: int, padding: str) -> list[NDArray[np.fl
                     window.append(episode[step])
                 else:
                     window.append(np.array([*episode[-1][:2], 0.0, 0.0]))
-            if padding == "rest" or start + horizon <= len(episode):
+            if padding == "hold" or start + horizon <= len(episode):
                 windows.append(np.array(window))
     return windows
 
@@ -47,7 +48,7 @@ def by_hand(data: FlatDataset, horizon: int, padding: str) -> list[NDArray[np.fl
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
     st.integers(1, 12),
-    st.sampled_from(["rest", "none"]),
+    st.sampled_from(["hold", "none"]),
     st.integers(0, 99),
 )
 def test_windows_are_those_of_a_loop_over_states(
@@ -72,7 +73,7 @@ def test_windows_are_those_of_a_loop_over_states(
 def test_the_drawing_in_the_modules_docstring() -> None:
     states = np.arange(24, dtype=np.float32).reshape(6, 4)
     data = FlatDataset(
-        "drawn",
+        DatasetName("made", get_task("maze2d-umaze-v1")),
         states,
         np.zeros((6, 2), np.float32),
         np.zeros(6, np.float32),
@@ -104,7 +105,7 @@ def test_gathering_leaves_the_data_as_they_are(flat: Build) -> None:
 def test_no_window_fits(flat: Build) -> None:
     data = flat([3, 5])
     config = WindowConfig(horizon=7, padding="none")
-    with pytest.raises(DataError, match=r"window of 7 states.*longest has 6.*padding to rest"):
+    with pytest.raises(DataError, match=r"window of 7 .*longest has 6.*padding to hold"):
         windows_of(data, config)
     assert len(windows_of(data, WindowConfig(horizon=6, padding="none"))[0]) == 1
 

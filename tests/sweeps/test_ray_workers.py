@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ractd_core.checkpoint import load_checkpoint
-from ractd_core.data.store import LocalRecipe, load, make_local
+from ractd_core.data.generate import LocalRecipe, make_local
+from ractd_core.data.store import load
 from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS, ensure_stage
 from sweeps.embedded_ray import embedded_ray

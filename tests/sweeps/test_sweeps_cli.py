@@ -69,16 +69,17 @@ def test_tasks_as_json_are_the_whole_table() -> None:
     for row in rows:
         task = all_tasks()[row["task"]]
         assert (row["ref_min"], row["ref_max"]) == (task.ref_min, task.ref_max)
-        assert row["supported"] == task.supported
+        assert row["generated"] == task.generated
         assert row["datasets"] == []
 
 
 def test_tasks_for_people_have_a_line_each() -> None:
-    _, *lines = ractd("tasks").splitlines()
+    _, _, *lines, empty, groups = ractd("tasks").splitlines()
     assert [line.split()[0] for line in lines] == list(all_tasks())
-    for line in lines:
-        supported = all_tasks()[line.split()[0]].supported
-        assert line.endswith("none here" if supported else "later release")
+    assert all(line.split()[-1] == "-" for line in lines)
+    assert not empty
+    assert groups.startswith("groups: ")
+    assert f"all ({len(all_tasks())})" in groups
 
 
 def test_data_are_made_once_and_then_listed(tmp_path: Path) -> None:
@@ -103,10 +104,11 @@ def test_data_are_made_once_and_then_listed(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("local/maze2d-umase-v1", "did you mean maze2d-umaze-v1"),
-        ("maze2d-umaze-v1", "write 'local/maze2d-umaze-v1'"),
-        ("d4rl/maze2d-umaze-v1", "unknown data source 'd4rl'"),
-        ("local/hopper-medium-v2", "later release"),
-        ("../x", "unknown task"),
+        ("maze2d-umaze-v1", "local/maze2d-umaze-v1 (generated here)"),
+        ("d4rl/maze2d-umaze-v1", "d4rl/maze2d-umaze-v1 cannot be generated here"),
+        ("local/pen-human-v1", "local/pen-human-v1 cannot be generated here"),
+        ("../x", "'..' cannot name a data source"),
+        ("local/../x", "unknown task '../x'"),
     ],
 )
 def test_a_dataset_that_cannot_be_made_is_explained(

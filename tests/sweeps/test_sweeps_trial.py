@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ractd_core.data.store import load, make_local
+from ractd_core.data.generate import make_local
+from ractd_core.data.store import load
 from ractd_core.files import write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan

@@ -1,0 +1,155 @@
+"""Data and evaluation, measured: ``python tests/benchmarks/bench_data.py`` on one core.
+
+Every figure stands beside one of the same run that bounds it, so that ratios can be compared
+between machines.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from ractd_core.config import Recipe, WindowConfig
+from ractd_core.data.flat import FlatDataset
+from ractd_core.data.normalizer import Normalizers
+from ractd_core.data.store import load
+from ractd_core.data.windows import ActionWindows
+from ractd_core.evaluate import LANES, evaluate
+from ractd_core.policy import Planner, RecedingHorizon
+from ractd_core.stages import make_stage
+from ractd_core.tasks import parse_dataset_name
+
+ROWS = 1_000_000
+EPISODE = 457
+"""Mean length of an episode of D4RL's hopper-medium-v2."""
+DATASET = "bench/hopper-medium-v2"
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def hopper_file(path: Path) -> None:
+    """A file of D4RL's layout and size for hopper-medium-v2, with made-up numbers."""
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(ROWS + 1, 11)).astype(np.float32)
+    ends = np.zeros(ROWS, dtype=bool)
+    ends[np.cumsum(rng.integers(EPISODE - 150, EPISODE + 150, ROWS // EPISODE)) % ROWS] = True
+    ends[-1] = True
+    columns = {
+        "observations": observations[:-1],
+        "next_observations": observations[1:],
+        "actions": rng.uniform(-1, 1, (ROWS, 3)).astype(np.float32),
+        "rewards": rng.normal(size=ROWS).astype(np.float32),
+        "terminals": ends,
+        "timeouts": np.zeros(ROWS, dtype=bool),
+    }
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            file.create_dataset(name, data=values, compression="gzip")
+
+
+def bench_import(folder: Path) -> FlatDataset:
+    """Import, then open the cache in this process."""
+    path = folder / "hopper.hdf5"
+    hopper_file(path)
+
+    def read() -> None:
+        with h5py.File(path) as file:
+            for key in file:
+                file[key][()]
+
+    raw = seconds(read)
+    arguments = ["import", str(path), "--task", "hopper-medium-v2", "--source", "bench"]
+    whole = seconds(lambda: subprocess.run(["ractd", "data", *arguments], check=True))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    name = parse_dataset_name(DATASET)
+    opened = seconds(lambda: load(name))
+    data = load(name)
+    size = sum(array.nbytes for array in (data.observations, data.actions, data.rewards))
+    print(f"import of {ROWS:,} rows: {whole:.1f} s, {whole / raw:.0f} x reading the file's arrays")
+    print(f"  peak memory {peak:.2f} GiB, {peak * 2**30 / size:.1f} x the arrays")
+    print(f"opening the cache, checksum included: {opened:.2f} s for {size / 1e6:.0f} MB")
+    return data
+
+
+def bench_windows(data: FlatDataset) -> None:
+    """Batches of 4,096 windows of 16 actions, against copying as many rows that lie in order."""
+    windows = ActionWindows(
+        data, WindowConfig(horizon=16), Normalizers.fit(data), torch.device("cpu")
+    )
+    index = torch.randint(len(windows), (64, 4096), generator=torch.Generator().manual_seed(0))
+    windows.at(index[0])
+    taken = seconds(lambda: [windows.at(batch) for batch in index]) / len(index)
+    plain = windows.actions[: 4096 * 16]
+    copy = seconds(lambda: [plain.clone() for _ in range(64)]) / 64
+    rate = 4096 * 16 / taken
+    print(
+        f"window batches of 4,096 x 16: {rate / 1e6:.1f} million rows/s, "
+        f"{taken / copy:.0f} x a plain copy"
+    )
+
+
+def bench_evaluation(data: FlatDataset, folder: Path, episodes: int) -> None:
+    """One-step policy on Hopper: all lanes at once against one episode at a time."""
+    recipe = Recipe.model_validate(
+        {
+            "window": {"horizon": 16},
+            "teacher": {"network": {"widths": [32, 64], "patch": 4}},
+        }
+    )
+    cpu = torch.device("cpu")
+    models: dict[str, Path] = {}
+    for kind in ("teacher", "reward", "student"):
+        stage, normalizers = make_stage(kind, recipe, data, models, cpu)
+        models[kind] = folder / f"{kind}.safetensors"
+        stage.result(stage.network, normalizers).save(models[kind])
+    planner = Planner.load(models["student"], cpu)
+    seeds = range(episodes)
+    policy = RecedingHorizon(planner)
+    name = parse_dataset_name("local/hopper-medium-v2")
+    evaluate(policy, name, seeds)
+
+    start = time.perf_counter()
+    together = evaluate(policy, name, seeds)
+    batched = time.perf_counter() - start
+    start = time.perf_counter()
+    apart = evaluate(policy, name, seeds, batch=1)
+    same_arithmetic = time.perf_counter() - start
+    alone = RecedingHorizon(planner, lanes=1)
+    plain = seconds(lambda: evaluate(alone, name, seeds))
+    steps = int(together.lengths.sum())
+    print(
+        f"{episodes} Hopper episodes ({steps:,} steps), {LANES} at once: {batched:.1f} s; "
+        f"one at a time {same_arithmetic:.1f} s ({same_arithmetic / batched:.1f} x) with the same "
+        f"returns: {np.array_equal(together.returns, apart.returns)}; one at a time by calls of "
+        f"one row {plain:.1f} s ({plain / batched:.1f} x)"
+    )
+
+
+def main() -> None:
+    """Run everything in a temporary folder."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ |= {"MINARI_DATASETS_PATH": f"{scratch}/datasets", "RACTD_HOME": scratch}
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        data = bench_import(Path(scratch))
+        bench_windows(data)
+        bench_evaluation(data, Path(scratch), 100)
+
+
+if __name__ == "__main__":
+    main()
