@@ -65,7 +65,7 @@ def _run_train(
     work: Work, payload: Payload, resources: StageResources, scratch: Path, *, forward: bool
 ) -> None:
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer, get_device
     from ray.tune.integration.ray_train import TuneReportCallback
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -77,6 +77,9 @@ def _run_train(
 
     def loop(config: Payload) -> None:
         use_threads(resources.cpus)
+        if gpus:
+            # A worker sees all GPUs that the job holds on its node; this one is its own.
+            torch.cuda.set_device(get_device())
         # Every worker must report, so that none runs ahead; rank 0's rows are the ones kept.
         try:
             work(config, (lambda row: train.report(row)) if forward else (lambda row: None))

@@ -55,16 +55,24 @@ def make_local(
                 progress=lambda done: progress(f"{done:,} of {recipe.transitions:,} transitions"),
             )
             return Original(data, recorded, "waypoint planner and PD controller", description)
-        # Not at the top: it needs torch, which takes a second to import.
+        # Not at the top: they take a second to import.
+        import torch
+
         from ractd_core.data.collect_locomotion import collect_locomotion
 
-        collected = collect_locomotion(
-            name,
-            recipe.transitions,
-            training_steps=recipe.training_steps,
-            seed=recipe.seed,
-            progress=progress,
-        )
+        threads = torch.get_num_threads()
+        # SAC's networks are too small to share: on a busy machine two threads are ten times slower.
+        torch.set_num_threads(1)
+        try:
+            collected = collect_locomotion(
+                name,
+                recipe.transitions,
+                training_steps=recipe.training_steps,
+                seed=recipe.seed,
+                progress=progress,
+            )
+        finally:
+            torch.set_num_threads(threads)
         return Original(collected.data, recorded | collected.about, "SAC", description)
 
     made = put(name, make)

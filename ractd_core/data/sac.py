@@ -39,7 +39,7 @@ class SacSettings:
     a policy D4RL's "medium", a third of the expert's.
     """
 
-    evaluate_every: int = 5000
+    evaluate_every: int = 2500
     evaluation_episodes: int = 5
     warm_up: int = 1000
     medium_score: float = 100 / 3

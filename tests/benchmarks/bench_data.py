@@ -1,7 +1,8 @@
-"""Data and evaluation, measured: ``python tests/benchmarks/bench_data.py`` on one core.
+"""Data and evaluation, measured on one core: ``python tests/benchmarks/bench_data.py [FILE]``.
 
-Every figure stands beside one of the same run that bounds it, so that ratios can be compared
-between machines.
+FILE is a D4RL-layout Hopper file for the evaluation's policy to be trained on, so that its episodes
+last; without one it is untrained and falls at once. Every figure stands beside one of the same run
+that bounds it, so that ratios can be compared between machines.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import numpy as np
 import torch
 
 from ractd_core.config import Recipe, WindowConfig
+from ractd_core.data.d4rl_files import read_rows
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.normalizer import Normalizers
+from ractd_core.data.rows import from_rows
 from ractd_core.data.store import load
 from ractd_core.data.windows import ActionWindows
-from ractd_core.evaluate import LANES, evaluate
-from ractd_core.policy import Planner, RecedingHorizon
+from ractd_core.evaluate import evaluate
+from ractd_core.policy import LANES, Planner, RecedingHorizon
 from ractd_core.stages import make_stage
 from ractd_core.tasks import parse_dataset_name
+from ractd_core.training import Trainer
 
 ROWS = 1_000_000
 EPISODE = 457
@@ -103,20 +107,24 @@ def bench_windows(data: FlatDataset) -> None:
     )
 
 
-def bench_evaluation(data: FlatDataset, folder: Path, episodes: int) -> None:
+def bench_evaluation(data: FlatDataset, folder: Path, episodes: int, steps: int) -> None:
     """One-step policy on Hopper: all lanes at once against one episode at a time."""
     recipe = Recipe.model_validate(
         {
             "window": {"horizon": 16},
-            "teacher": {"network": {"widths": [32, 64], "patch": 4}},
+            "teacher": {"network": {"widths": [32, 64], "patch": 4}, "optim": {"steps": steps}},
+            "reward": {"optim": {"steps": steps}},
+            "student": {"optim": {"steps": steps}},
         }
     )
     cpu = torch.device("cpu")
     models: dict[str, Path] = {}
     for kind in ("teacher", "reward", "student"):
         stage, normalizers = make_stage(kind, recipe, data, models, cpu)
+        trainer = Trainer(stage, stage.optim, seed=0, device=cpu)
+        trainer.run(every=steps)
         models[kind] = folder / f"{kind}.safetensors"
-        stage.result(stage.network, normalizers).save(models[kind])
+        stage.result(trainer.ema, normalizers).save(models[kind])
     planner = Planner.load(models["student"], cpu)
     seeds = range(episodes)
     policy = RecedingHorizon(planner)
@@ -131,12 +139,13 @@ def bench_evaluation(data: FlatDataset, folder: Path, episodes: int) -> None:
     same_arithmetic = time.perf_counter() - start
     alone = RecedingHorizon(planner, lanes=1)
     plain = seconds(lambda: evaluate(alone, name, seeds))
-    steps = int(together.lengths.sum())
+    same = np.array_equal(together.returns, apart.returns)
     print(
-        f"{episodes} Hopper episodes ({steps:,} steps), {LANES} at once: {batched:.1f} s; "
-        f"one at a time {same_arithmetic:.1f} s ({same_arithmetic / batched:.1f} x) with the same "
-        f"returns: {np.array_equal(together.returns, apart.returns)}; one at a time by calls of "
-        f"one row {plain:.1f} s ({plain / batched:.1f} x)"
+        f"{episodes} Hopper episodes ({together.lengths.sum():,} steps), {LANES} at once: "
+        f"{batched:.1f} s, score {together.score:.1f}\n"
+        f"  one at a time: {same_arithmetic:.1f} s ({same_arithmetic / batched:.1f} x), "
+        f"{'the same returns' if same else 'OTHER RETURNS'}\n"
+        f"  one at a time by calls of one row: {plain:.1f} s ({plain / batched:.1f} x)"
     )
 
 
@@ -148,7 +157,11 @@ def main() -> None:
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         data = bench_import(Path(scratch))
         bench_windows(data)
-        bench_evaluation(data, Path(scratch), 100)
+        steps = 1
+        if len(sys.argv) > 1:
+            name = parse_dataset_name("local/hopper-medium-v2")
+            data, steps = from_rows(name, read_rows(Path(sys.argv[1]))), 300
+        bench_evaluation(data, Path(scratch), 100, steps)
 
 
 if __name__ == "__main__":

@@ -113,14 +113,14 @@ def hopper() -> DatasetName:
 def hopper_data(hopper: DatasetName) -> FlatDataset:
     """Synthetic rows in Hopper's range, not played: 12 episodes of 40 steps, every other falls.
 
-    No action is 0, so that the zeros of the final rows would show.
+    The first torque is never 0, so that the zeros of the final rows would show.
     """
     rng = np.random.default_rng(0)
     episodes, rows = 12, 12 * 41
     low = np.array([0.7, -0.2, -0.6, -0.6, -0.7, -2, -2, -4, -4, -5, -5])
     high = np.array([1.4, 0.2, 0.0, 0.0, 0.7, 4, 2, 4, 4, 5, 5])
     bounds = np.arange(episodes + 1) * 41
-    actions = rng.uniform([0.1, -0.9, 0.2], [0.8, -0.3, 0.9], (rows, 3))
+    actions = rng.uniform([0.02, -1, -1], [0.8, 1, 1], (rows, 3))
     rewards = rng.normal(3, 1, rows)
     actions[bounds[1:] - 1], rewards[bounds[1:] - 1] = 0, 0
     return FlatDataset(

@@ -106,15 +106,15 @@ def test_the_drawing_in_the_modules_docstring(marked: Build) -> None:
     np.testing.assert_allclose(inside[:, 0], actions[:3], atol=1e-5)
 
 
-@pytest.mark.parametrize(("padding", "last"), [("hold", [4, 7]), ("none", [2, 5])])
-def test_the_last_start_of_an_episode(marked: Build, padding: str, last: list[int]) -> None:
-    # Rows 5 and 9 are final; with windows of 3 the last that fit begin two steps earlier.
+@pytest.mark.parametrize(
+    ("padding", "starts"), [("hold", [0, 1, 2, 3, 4, 6, 7, 8]), ("none", [0, 1, 2, 6])]
+)
+def test_a_window_starts_at_actions_only(marked: Build, padding: str, starts: list[int]) -> None:
+    # Rows 5 and 9 are final states.
     data = marked([5, 3])
-    x0, cond = all_windows(data, horizon=3, padding=padding)
-    starts = [int(np.abs(data.observations - state).sum(axis=1).argmin()) for state in cond[:, -1]]
-    expected = [*range(last[0] + 1), *range(6, 6 + last[1] - 4)]
-    assert starts == expected
-    assert len(x0) == len(starts)
+    _, cond = all_windows(data, horizon=3, padding=padding)
+    distances = np.abs(data.observations[None] - cond).sum(axis=2)
+    assert distances.argmin(axis=1).tolist() == starts
 
 
 def test_no_window_fits_among_the_actions(marked: Build) -> None:
@@ -149,7 +149,7 @@ def test_samples_are_uniform_over_all_windows(marked: Build) -> None:
 def test_action_limits_ignore_final_rows_and_observation_limits_do_not(flat: Build) -> None:
     data = flat([4, 3], seed=3)
     final = data.bounds[1:] - 1
-    actions = 0.3 + 0.1 * np.abs(data.actions)
+    actions = (0.3 + 0.1 * np.abs(data.actions)).astype(np.float32)
     observations = data.observations.copy()
     actions[final], observations[final] = 0.0, 50.0
     fitted = Normalizers.fit(replace(data, actions=actions, observations=observations))

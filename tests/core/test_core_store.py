@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import minari
 import numpy as np
 import pytest
 
+from ractd_core.data.acquire import import_arrays
 from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import DataError, FlatDataset
+from ractd_core.data.generate import LocalRecipe, make_local
+from ractd_core.data.minari_io import datasets_root
+from ractd_core.data.rows import Rows, from_rows
 from ractd_core.data.store import (
-    LocalRecipe,
-    datasets_root,
-    flatten,
+    Original,
+    folder_of,
+    how_to_get,
     is_present,
     load,
-    make_local,
-    recipe_of,
+    origin_of,
+    present_datasets,
+    put,
 )
 from ractd_core.files import home
-from ractd_core.tasks import DatasetName, get_task, parse_dataset_name
+from ractd_core.tasks import DatasetName, all_tasks, parse_dataset_name
+from tests.core.sources import (
+    REPOSITORY,
+    at_once,
+    change_metadata,
+    d4rl_rows,
+    minari_episodes,
+    store_minari,
+    write_npz,
+)
 
 RECIPE = LocalRecipe(transitions=1200, seed=3, noisy=True)
 ARRAYS = ("observations", "actions", "rewards", "bounds", "terminated")
@@ -70,7 +90,7 @@ def same(left: FlatDataset, right: FlatDataset) -> bool:
 def test_what_is_collected_comes_back_exactly(stored: DatasetName, original: FlatDataset) -> None:
     data = load(stored)
     assert same(data, original)
-    assert data.name == "local/maze2d-umaze-v1"
+    assert data.name is stored
     assert all(isinstance(getattr(data, key), np.memmap) for key in ARRAYS)
     assert same(load(stored), original)
 
@@ -86,23 +106,20 @@ def test_minari_reads_it_too(stored: DatasetName, original: FlatDataset) -> None
     assert not episode.terminations.any()
     assert dataset.storage.metadata["ref_min_score"] == 23.85
     assert dataset.storage.metadata["ref_max_score"] == 161.86
-    assert recipe_of(stored) == RECIPE
+    assert origin_of(stored) == {"kind": "generated", "recipe": asdict(RECIPE)}
 
 
-def test_terminated_episodes_come_back_terminated(flat: Callable[..., FlatDataset]) -> None:
-    data = flat([3, 5, 2], terminated=[True, False, True])
-    episodes = []
-    for index in range(3):
-        first, end = data.bounds[index : index + 2]
-        episodes.append(
-            SimpleNamespace(
-                observations=data.observations[first:end],
-                actions=data.actions[first : end - 1],
-                rewards=data.rewards[first : end - 1],
-                terminations=np.array([False] * (end - first - 2) + [data.terminated[index]]),
-            )
-        )
-    assert same(flatten(get_task("maze2d-umaze-v1"), "again", episodes), data)
+def test_terminated_episodes_come_back_terminated() -> None:
+    name = parse_dataset_name("mylab/hopper-medium-v2")
+    arrays = d4rl_rows(name.task.name, rows=60) | {"next_observations": None}
+    arrays["timeouts"][[4, 9]] = True
+    data = from_rows(name, Rows(**arrays, where="mine"))
+    assert data.terminated.tolist() == [False, False, True, True, True]
+    assert put(name, lambda: Original(data, {"kind": "made"}, "by hand", "made up"))
+    assert same(load(name), data)
+    assert not put(name, lambda: pytest.fail("made twice"))
+    metadata = minari.load_dataset("mylab/hopper-medium-v2").storage.metadata
+    assert (metadata["algorithm_name"], metadata["description"]) == ("by hand", "made up")
 
 
 def test_the_cache_is_used(stored: DatasetName, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +128,7 @@ def test_the_cache_is_used(stored: DatasetName, monkeypatch: pytest.MonkeyPatch)
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the Minari files were read again")
 
-    monkeypatch.setattr(minari, "load_dataset", refuse)
+    monkeypatch.setattr("ractd_core.data.store.read_minari", refuse)
     assert load(stored).fingerprint == fingerprint
     monkeypatch.setenv("RACTD_HOME", str(home().parent / "elsewhere"))
     with pytest.raises(AssertionError, match="read again"):
@@ -256,35 +273,14 @@ def test_damaged_minari_files_are_named_with_the_way_out(
     stored: DatasetName, file: str, damage: Callable[[Path], None]
 ) -> None:
     damage(datasets_root() / "local" / "maze2d-umaze-v1" / "data" / file)
-    with pytest.raises(DataError, match="ractd data make local/maze2d-umaze-v1"):
+    with pytest.raises(DataError) as caught:
         load(stored)
-
-
-@pytest.mark.parametrize(
-    ("observations", "actions", "rewards"),
-    [
-        ((4, 4), (4, 2), 4),
-        ((5, 3), (4, 2), 4),
-        ((5, 4), (4, 3), 4),
-        ((5, 4), (3, 2), 4),
-        ((5, 4), (4,), 4),
-        ((1, 4), (0, 2), 0),
-    ],
-)
-def test_episodes_that_do_not_fit_the_task_are_named(
-    observations: tuple[int, ...], actions: tuple[int, ...], rewards: int
-) -> None:
-    def episode(o: tuple[int, ...], a: tuple[int, ...], r: int) -> SimpleNamespace:
-        ends = np.zeros(max(r, 1), dtype=bool)
-        return SimpleNamespace(
-            observations=np.zeros(o), actions=np.zeros(a), rewards=np.zeros(r), terminations=ends
-        )
-
-    good = episode((5, 4), (4, 2), 4)
-    with pytest.raises(DataError, match="given: episode 1 has"):
-        flatten(
-            get_task("maze2d-umaze-v1"), "given", [good, episode(observations, actions, rewards)]
-        )
+    message = str(caught.value)
+    if damage is remove and file == "metadata.json":
+        assert "`ractd data make local/maze2d-umaze-v1` generates it" in message
+    else:
+        assert str(folder_of(stored)) in message
+        assert "get the dataset again" in message
 
 
 def test_root_and_home_default_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,25 +296,233 @@ def test_root_and_home_default_to_the_users(monkeypatch: pytest.MonkeyPatch) -> 
     assert home() == Path.cwd() / "relative"
 
 
-def _make(gate: Any, results: Any, transitions: int) -> None:
-    name = parse_dataset_name("local/maze2d-umaze-v1")
-    gate.wait(60)
-    results.put((make_local(name, LocalRecipe(transitions)), load(name).fingerprint))
+MAKE = """
+from ractd_core.data.generate import LocalRecipe, make_local
+from ractd_core.data.store import load
+from ractd_core.tasks import parse_dataset_name
+name = parse_dataset_name("local/maze2d-umaze-v1")
+# go
+print(make_local(name, LocalRecipe(6000)), load(name).fingerprint)
+"""
 
 
-def test_processes_that_make_it_at_once_make_it_once(umaze: DatasetName) -> None:
-    context = multiprocessing.get_context("spawn")
-    gate, results = context.Barrier(3), context.Queue()
-    makers = [
-        context.Process(target=_make, args=(gate, results, 6000), daemon=True) for _ in range(3)
-    ]
-    for maker in makers:
-        maker.start()
-    answers = [results.get(timeout=120) for _ in makers]
-    for maker in makers:
-        maker.join(60)
-        assert maker.exitcode == 0
-    assert sorted(made for made, _ in answers) == [False, False, True]
-    expected = collect_maze2d(umaze, 6000).fingerprint
-    assert {fingerprint for _, fingerprint in answers} == {expected}
+def test_processes_that_make_it_at_once_make_it_once(umaze: DatasetName, tmp_path: Path) -> None:
+    results = at_once(MAKE, count=3, gate=tmp_path / "gate")
+    assert [code for code, _, _ in results] == [0] * 3, results
+    made, fingerprints = zip(*(out.split() for _, out, _ in results), strict=True)
+    assert sorted(made) == ["False", "False", "True"]
+    assert set(fingerprints) == {collect_maze2d(umaze, 6000).fingerprint}
     assert len(list((home() / "cache" / "datasets").iterdir())) == 1
+
+
+# Processes that die
+
+
+IMPORT = """
+import sys
+from pathlib import Path
+from ractd_core.data.acquire import import_file
+from ractd_core.tasks import parse_dataset_name
+limit = int(sys.argv[2])
+if limit:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+import_file(parse_dataset_name("mylab/hopper-medium-v2"), Path(sys.argv[1]))
+"""
+MINE = parse_dataset_name("mylab/hopper-medium-v2")
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 short episodes, which take a second or more to write."""
+    path = tmp_path_factory.mktemp("npz") / "mine.npz"
+    return write_npz(path, d4rl_rows("hopper-medium-v2", rows=2000, every=4))
+
+
+def files_here() -> list[Path]:
+    return [
+        path for path in datasets_root().rglob("*") if path.is_file() and path.suffix != ".lock"
+    ]
+
+
+def size(path: Path) -> int:
+    """Of a file that may be moved at any time."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def importing(npz: Path, limit: int = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", IMPORT, str(npz), str(limit)],
+        cwd=REPOSITORY,
+        env=os.environ.copy(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_import_leaves_no_dataset_and_no_obstacle(npz: Path) -> None:
+    process = importing(npz)
+    deadline = time.monotonic() + 60
+    while not any(size(path) > 1 << 16 for path in datasets_root().rglob("main_data.hdf5")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not is_present(MINE)
+    assert present_datasets() == []
+    assert files_here() != []
+    with pytest.raises(DataError, match="ractd data import FILE --task hopper-medium-v2"):
+        load(MINE)
+    second = importing(npz)
+    second.communicate(timeout=90)
+    assert second.returncode == 0
+    assert load(MINE).episodes == 500
+    # The dead writer's folder is gone.
+    assert [path.name for path in folder_of(MINE).parent.glob(".*")] == []
+
+
+@pytest.mark.parametrize("limit", [300, 100_000, 5_000_000])
+def test_a_full_disk_is_a_message_and_leaves_nothing(npz: Path, limit: int) -> None:
+    process = importing(npz, limit)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "DataError: no room left for mylab/hopper-medium-v2 under " in errors, errors
+    assert "free some space" in errors
+    assert files_here() == []
+    assert not is_present(MINE)
+    arrays = d4rl_rows("hopper-medium-v2", rows=40) | {"next_observations": None}
+    assert import_arrays(MINE, Rows(**arrays, where="mine"))
+    assert load(MINE).episodes == 2
+
+
+@contextmanager
+def no_file_larger_than(limit: int) -> Any:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [10, 1000, 10_000])
+def test_no_room_for_the_cache_is_a_message(
+    stored: DatasetName, original: FlatDataset, limit: int
+) -> None:
+    with no_file_larger_than(limit), pytest.raises(DataError, match="no room left for") as caught:
+        load(stored)
+    assert str(home()) in str(caught.value)
+    assert [path for path in home().rglob("*") if path.is_file()] == []
+    assert same(load(stored), original)
+
+
+@pytest.mark.parametrize("place", ["{tmp}/file/below", "/proc/datasets"])
+@pytest.mark.parametrize("variable", ["MINARI_DATASETS_PATH", "RACTD_HOME"])
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    where = place.format(tmp=tmp_path)
+    monkeypatch.setenv(variable, where)
+    arrays = d4rl_rows("hopper-medium-v2", rows=40) | {"next_observations": None}
+    with pytest.raises(DataError, match=variable) as caught:  # noqa: PT012 - either may refuse
+        import_arrays(MINE, Rows(**arrays, where="mine"))
+        load(MINE)
+    assert where in str(caught.value)
+
+
+# What is here
+
+
+def test_datasets_of_every_source_are_found_in_the_tables_order(stored: DatasetName) -> None:
+    root = datasets_root()
+    for task_name, minari_id in (
+        ("kitchen-mixed-v0", "D4RL/kitchen/mixed-v2"),
+        ("hopper-medium-v2", "mujoco/hopper/medium-v0"),
+        ("hopper-medium-v2", "mylab/hopper-medium-v2"),
+        ("hopper-medium-v2", "somebody/else-v0"),
+    ):
+        act_dim = all_tasks()[task_name].act_dim
+        store_minari(root, minari_id, minari_episodes(task_name), act_dim)
+    (root / "mylab" / "door-human-v1").mkdir()
+    assert [str(name) for name in present_datasets()] == [
+        "minari/hopper-medium-v2",
+        "mylab/hopper-medium-v2",
+        "local/maze2d-umaze-v1",
+        "minari/kitchen-mixed-v0",
+    ]
+    shutil.rmtree(root)
+    assert present_datasets() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("d4rl/antmaze-umaze-v2", "`ractd data download antmaze-umaze-v2` fetches it"),
+        ("minari/pen-human-v1", "`ractd data download pen-human-v1 --source minari` fetches it"),
+        ("local/hopper-medium-v2", "`ractd data make local/hopper-medium-v2` generates it"),
+        (
+            "local/pen-human-v1",
+            "`ractd data import FILE --task pen-human-v1 --source local` stores data of your own",
+        ),
+        ("mylab/pen-human-v1", "`ractd data import FILE --task pen-human-v1 --source mylab`"),
+        ("mylob/pen-human-v1", "; did you mean mylab?"),
+        ("d4rk/pen-human-v1", "; did you mean d4rl?"),
+    ],
+)
+def test_how_to_get_a_dataset(name: str, told: str) -> None:
+    store_minari(datasets_root(), "mylab/pen-human-v1", minari_episodes("pen-human-v1"), 24)
+    assert told in how_to_get(parse_dataset_name(name))
+
+
+def test_a_dataset_that_changed_while_in_use_is_noticed(stored: DatasetName) -> None:
+    fingerprint = load(stored).fingerprint
+    assert load(stored, fingerprint).fingerprint == fingerprint
+    with pytest.raises(DataError, match="it was replaced while it was in use") as caught:
+        load(stored, "0" * 64)
+    assert fingerprint[:12] in str(caught.value)
+
+
+def test_a_cache_that_never_holds_is_given_up(
+    stored: DatasetName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A disk that loses what is written.
+    save = np.save
+    monkeypatch.setattr(np, "save", lambda file, array: save(file, array[:-1]))
+    with pytest.raises(DataError, match="damaged 3 times in a row; check the disk"):
+        load(stored)
+
+
+# Records of where data come from
+
+
+@pytest.mark.parametrize("origin", ["{", "[1]", '"text"', 7])
+def test_a_damaged_record_of_the_origin_is_named(stored: DatasetName, origin: Any) -> None:
+    change_metadata(folder_of(stored) / "data", ractd_origin=origin)
+    for call in (lambda: origin_of(stored), lambda: make_local(stored, RECIPE)):
+        with pytest.raises(DataError, match="is damaged") as caught:
+            call()
+        assert str(folder_of(stored)) in str(caught.value)
+
+
+def test_a_recipe_of_another_release_is_another_recipe(stored: DatasetName) -> None:
+    origin = {"kind": "generated", "recipe": {"transitions": 1200, "colour": "red"}}
+    change_metadata(folder_of(stored) / "data", ractd_origin=json.dumps(origin))
+    with pytest.raises(DataError, match=r"was made with .*colour"):
+        make_local(stored, RECIPE)
+
+
+def test_a_dataset_that_nobody_recorded_has_no_origin() -> None:
+    store_minari(datasets_root(), "mylab/pen-human-v1", minari_episodes("pen-human-v1"), 24)
+    assert origin_of(parse_dataset_name("mylab/pen-human-v1")) == {}
+
+
+def test_only_local_data_are_generated() -> None:
+    for text in ("d4rl/hopper-medium-v2", "local/pen-human-v1", "mylab/maze2d-umaze-v1"):
+        with pytest.raises(DataError, match="cannot be generated here"):
+            make_local(parse_dataset_name(text), RECIPE)

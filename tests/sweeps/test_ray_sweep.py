@@ -18,6 +18,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from cluster import JobState, LocalBackend
+from ractd_core.data.store import load
+from ractd_core.tasks import parse_dataset_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -149,6 +151,19 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_sweep_goes_on(
     assert study_states(project_home)["FAIL"] >= 1
     assert by_status["failed"]["reason"] in run.stdout
     assert "Traceback" not in run.stdout
+
+    # What the data's own behaviour scores is recorded, and how it was counted.
+    name = parse_dataset_name(DATASET)
+    about = json.loads(
+        (project_home / "storage/sweeps/tiny/data" / f"{name.task.name}.json").read_text()
+    )
+    data = load(name)
+    assert about["counted"] == "stretches of 300 steps"
+    scores = name.task.normalized_score(data.stretch_returns(300))
+    assert len(scores) > 1
+    assert about["behaviour_scores"] == pytest.approx(scores.tolist(), abs=1e-4)
+    assert (about["dataset"], about["fingerprint"]) == (DATASET, data.fingerprint)
+    assert (about["transitions"], about["episodes"]) == (data.transitions, data.episodes)
 
     # A damaged stage is built again, with a message, and finished trials are left alone.
     [teacher] = (project_home / "storage" / "stages").glob("teacher-*")

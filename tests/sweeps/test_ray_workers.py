@@ -1,4 +1,4 @@
-"""Teacher and student on two Ray Train workers against one, at the same global batch."""
+"""Two Ray Train workers against one: training at the same global batch, and the episodes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from ractd_core.checkpoint import load_checkpoint
 from ractd_core.data.generate import LocalRecipe, make_local
 from ractd_core.data.store import load
+from ractd_core.evaluate import evaluate
+from ractd_core.policy import Planner, make_policy
 from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS, ensure_stage
 from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.spec import Resources, StageResources, load_spec
+from sweeps.stage_store import MODEL
+from sweeps.trial import CURVE, EPISODES, selection_seeds, train_student
+from sweeps.workers import run_on_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -68,3 +74,36 @@ def test_two_workers_train_as_one(
             for key in weights_one
         )
         assert kind == "teacher" or moved > 1e-3, "the student has not been trained at all"
+
+
+def test_two_workers_share_a_trials_episodes(
+    project_home: Path, tiny: Any, tmp_path: Path, ray_runtime: None
+) -> None:
+    two = StageResources(workers=2)
+    spec = load_spec(str(tiny(resources={"student": two.model_dump()})))
+    [name] = spec.datasets()
+    make_local(name, spec.data.recipe())
+    folder = SweepFolder(tmp_path / "storage", "tiny")
+    folder.freeze(spec)
+    context = TaskContext(folder, spec, name, load(name).fingerprint)
+    values = {"window.horizon": 16}
+    plan = context.trial(values)
+    plan.folder.mkdir(parents=True)
+    for kind in plan.student.parents:
+        ensure_stage(
+            folder.store, context.request(kind, plan.recipe), StageResources(), tmp_path / "scratch"
+        )
+    payload = {"context": context.to_json(), "values": values, "number": 0}
+    run_on_workers(train_student, payload, two, tmp_path / "scratch")
+
+    # Worker 0 alone writes, and what it writes is the whole.
+    curve = read_rows(plan.folder / CURVE)
+    assert [(row["step"], row["episodes"]) for row in curve] == [(10, 3), (20, 3), (30, 3)]
+    found = pd.read_csv(plan.folder / EPISODES)
+    policy = make_policy(Planner.load(plan.folder / MODEL, torch.device("cpu")))
+    seeds = selection_seeds(spec.evaluation.selection_episodes)
+    expected = evaluate(policy, name, seeds)
+    assert found["seed"].tolist() == list(seeds)
+    assert found["length"].tolist() == expected.lengths.tolist()
+    # Written with six digits; a worker's threads may round otherwise than these.
+    assert found["score"].tolist() == pytest.approx(expected.scores.tolist(), rel=1e-3, abs=1e-3)

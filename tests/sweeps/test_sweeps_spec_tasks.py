@@ -1,0 +1,154 @@
+"""The tasks of a spec: datasets, groups and globs of them, and those that no sweep can score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from ractd_core.data.generate import LocalRecipe
+from ractd_core.tasks import all_tasks, find_tasks
+from sweeps.spec import SpecError, SweepSpec, dump_spec, parse_spec
+
+pytestmark = pytest.mark.usefixtures("project_home")
+
+
+def parse(*tasks: str, **changes: Any) -> SweepSpec:
+    raw = {
+        "name": "groups",
+        "tasks": list(tasks),
+        "trials": 2,
+        "search": {"sigma": {"low": 0.0, "high": 1.0}},
+        "first_trials": [],
+        **changes,
+    }
+    return parse_spec(yaml.safe_dump(raw), "spec.yaml")
+
+
+def problems(*tasks: str, **changes: Any) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        parse(*tasks, **changes)
+    return str(caught.value).split("\n  ")[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("local/maze2d", 6),
+        ("d4rl/gym-mujoco-9", 9),
+        ("d4rl/gym-mujoco", 15),
+        ("minari/kitchen-*", 3),
+        ("mine/*-expert-v2", 6),
+        ("d4rl/pen-*-v1", 3),
+        ("local/maze2d-umaze*", 2),
+    ],
+)
+def test_a_group_stands_for_its_tasks_in_the_tables_order(text: str, count: int) -> None:
+    source, _, pattern = text.partition("/")
+    spec = parse(text)
+    assert spec.tasks == tuple(f"{source}/{task.name}" for task in find_tasks(pattern))
+    assert len(spec.tasks) == count
+    assert [str(name) for name in spec.datasets()] == list(spec.tasks)
+    assert [name.task for name in spec.datasets()] == [
+        task for task in all_tasks().values() if f"{source}/{task.name}" in spec.tasks
+    ]
+
+
+def test_the_nine_of_the_papers_tables() -> None:
+    expected = {
+        f"d4rl/{body}-{quality}-v2"
+        for body in ("halfcheetah", "hopper", "walker2d")
+        for quality in ("medium", "medium-replay", "medium-expert")
+    }
+    assert set(parse("d4rl/gym-mujoco-9").tasks) == expected
+
+
+def test_groups_and_datasets_may_be_mixed_and_keep_their_order() -> None:
+    spec = parse("mine/hopper-medium-v2", "minari/kitchen", "local/maze2d-large-v1")
+    assert spec.tasks == (
+        "mine/hopper-medium-v2",
+        "minari/kitchen-complete-v0",
+        "minari/kitchen-partial-v0",
+        "minari/kitchen-mixed-v0",
+        "local/maze2d-large-v1",
+    )
+
+
+def test_a_frozen_spec_names_the_tasks_themselves() -> None:
+    spec = parse("local/maze2d", "d4rl/kitchen-*")
+    again = parse_spec(dump_spec(spec), "spec.yaml")
+    assert again == spec
+    assert "local/maze2d-umaze-v1" in dump_spec(spec)
+    assert "kitchen-*" not in dump_spec(spec)
+
+
+@pytest.mark.parametrize(
+    "text", ["d4rl/antmaze-umaze-v2", "d4rl/antmaze", "d4rl/antmaze-*", "d4rl/all"]
+)
+def test_data_whose_policies_cannot_be_scored_are_refused_at_their_place(text: str) -> None:
+    [problem] = problems("local/maze2d-umaze-v1", text)
+    assert problem.startswith("tasks.1: d4rl/antmaze-umaze-v2: D4RL's ant has other actuators")
+    assert "use minari/antmaze-umaze-v2" in problem
+
+
+def test_the_same_tasks_data_from_elsewhere_are_accepted() -> None:
+    assert parse("minari/antmaze-umaze-v2", "mine/antmaze-large-play-v2").tasks == (
+        "minari/antmaze-umaze-v2",
+        "mine/antmaze-large-play-v2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tasks", "twice"),
+    [
+        (("local/maze2d-umaze-v1", "local/maze2d-umaze-v1"), "maze2d-umaze-v1"),
+        # A sweep's results are kept by task, whatever the data's source.
+        (("local/maze2d-umaze-v1", "d4rl/maze2d-umaze-v1"), "maze2d-umaze-v1"),
+        (("local/maze2d", "d4rl/maze2d-large-v1"), "maze2d-large-v1"),
+        (
+            ("local/hopper-medium*", "d4rl/hopper-*-expert-v2", "mine/hopper-medium-v2"),
+            "hopper-medium-v2, hopper-medium-expert-v2",
+        ),
+    ],
+)
+def test_a_task_has_one_dataset(tasks: tuple[str, ...], twice: str) -> None:
+    [problem] = problems(*tasks)
+    assert problem == f"tasks: {twice} named more than once; a sweep has one dataset per task"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("d4rl/walker-*", "no task or group matches 'walker-*'; did you mean walker2d-"),
+        ("d4rl/gym-mujoco-8", "unknown task or group 'gym-mujoco-8'; did you mean gym-mujoco-9"),
+        ("d4rl/zzz[", "no task or group matches 'zzz['; groups: "),
+        ("local", "unknown task 'local'"),
+        ("X/maze2d", "'X' cannot name a data source"),
+        ("minari/gym-mujoco", "Minari has no dataset for halfcheetah-random-v2"),
+    ],
+)
+def test_a_group_that_is_none_is_named_with_its_path(text: str, message: str) -> None:
+    [problem] = problems("local/maze2d-umaze-v1", text)
+    assert problem.startswith(f"tasks.1: {message}")
+
+
+def test_mistakes_elsewhere_are_named_beside_those_of_the_tasks() -> None:
+    found = problems("d4rl/antmaze-umaze-v2", "d4rl/walker-*", "local/maze2d", trials=0)
+    assert [line.partition(":")[0] for line in found] == ["tasks.0", "tasks.1", "trials"]
+
+
+def test_a_first_trial_is_checked_for_every_task_of_a_group() -> None:
+    # The paper's weights differ by task, and some of the nine lie outside this range.
+    narrow = {"sigma": {"low": 1e-5, "high": 1e-2}}
+    assert problems("d4rl/gym-mujoco-9", search=narrow, first_trials=["paper"])
+    parse("d4rl/gym-mujoco-9", first_trials=["paper"])
+
+
+def test_how_local_data_are_generated_is_part_of_the_spec() -> None:
+    assert parse("local/maze2d").data.recipe() == LocalRecipe()
+    data = {"transitions": 5000, "seed": 3, "noisy": True, "training_steps": 7000}
+    recipe = parse("local/maze2d", data=data).data.recipe()
+    assert recipe == LocalRecipe(transitions=5000, seed=3, noisy=True, training_steps=7000)
+    [problem] = problems("local/maze2d", data={"training_steps": 10})
+    assert problem.startswith("data.training_steps: ")
