@@ -24,8 +24,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests that start a Ray use all CPUs by themselves; the others run side by side.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not ray' -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m ray
 
 clean:
 	rm -rf $(VENV)

@@ -97,7 +97,7 @@ class Planner:
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
         """Noise (count, horizon, dims) of an episode's windows numbered from ``first``.
 
-        It depends on (seed, number) alone. ``first`` is a multiple of ``count``.
+        It depends on the arguments alone. ``first`` is a multiple of ``count``.
         """
         shape = (count, self.horizon, self.dims)
         return torch.randn(shape, generator=generator(seed, first // count))

@@ -196,9 +196,14 @@ def find_tasks(pattern: str) -> tuple[Task, ...]:
     return found
 
 
+def is_source(source: str) -> bool:
+    """Whether ``source`` can name where data come from."""
+    return _LABEL.fullmatch(source) is not None
+
+
 def check_source(source: str) -> str:
     """``source`` if it can name where data come from; :class:`TaskError` if not."""
-    if not _LABEL.fullmatch(source):
+    if not is_source(source):
         raise TaskError(
             f"{source!r} cannot name a data source: two or more of a-z, 0-9 and -, such as "
             f"{', '.join(SOURCES)} or a label of your own"

@@ -150,12 +150,20 @@ def data_download(
 ) -> None:
     """Fetch D4RL's files, or Minari's datasets, for a task or a group of tasks."""
     from ractd_core.data.acquire import download
+    from ractd_core.data.flat import DataError
     from ractd_core.tasks import expand_datasets
 
     with user_errors():
-        for dataset in expand_datasets(f"{source}/{task}"):
-            made = download(dataset, mirror=mirror, progress=_progress())
-            _tell(dataset, "downloaded", made)
+        datasets = expand_datasets(f"{source}/{task}")
+        failed = []
+        for dataset in datasets:
+            try:
+                made = download(dataset, mirror=mirror, progress=_progress())
+                _tell(dataset, "downloaded", made)
+            except DataError as error:
+                failed.append(f"{dataset}: {error}" if len(datasets) > 1 else str(error))
+        if failed:
+            raise DataError("\n".join(failed))
 
 
 @data_app.command("check")
@@ -210,9 +218,9 @@ def data_list() -> None:
 
 
 def _name(task: str, source: str) -> DatasetName:
-    from ractd_core.tasks import get_task, parse_dataset_name
+    from ractd_core.tasks import check_source, get_task, parse_dataset_name
 
-    return parse_dataset_name(f"{source}/{get_task(task).name}")
+    return parse_dataset_name(f"{check_source(source)}/{get_task(task).name}")
 
 
 def _is_minari(what: str) -> bool:

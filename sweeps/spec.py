@@ -70,9 +70,9 @@ def _name(value: str) -> str:
 
 
 def _dataset(value: str) -> str:
-    for name in expand_datasets(value):
-        if name.refusal is not None:
-            raise ValueError(name.refusal)
+    refusals = [name.refusal for name in expand_datasets(value) if name.refusal is not None]
+    if refusals:
+        raise ValueError("; ".join(refusals))
     return value
 
 
@@ -389,6 +389,7 @@ def _check_point(
 ) -> list[str]:
     if point is None:
         return []
+    whose = f" (the paper's for {task})" if point == "paper" else ""
     if point == "paper":
         defaults = paper_defaults(task)
         point = {path: value for path, value in defaults.items() if path in search}
@@ -397,9 +398,11 @@ def _check_point(
         if path not in named:
             problems.append(f"{where}.{label(path)}: not searched; set it under recipe instead")
         elif path in search and not contains(search[path], value):
-            problems.append(f"{where}.{label(path)}: {value!r} lies outside search.{label(path)}")
+            problems.append(
+                f"{where}.{label(path)}: {value!r}{whose} lies outside search.{label(path)}"
+            )
     if not problems and misfit(recipe, point):
-        problems.append(f"{where}: {misfit(recipe, point)}")
+        problems.append(f"{where}{whose}: {misfit(recipe, point)}")
     return problems
 
 

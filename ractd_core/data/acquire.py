@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import h5py
 import minari
@@ -26,11 +27,13 @@ from ractd_core.data.minari_io import (
 from ractd_core.data.rows import Rows, from_rows
 from ractd_core.data.store import (
     Original,
+    folder_of,
     how_to_get,
     is_present,
     load,
     locked,
     new_dataset,
+    origin_of,
     put,
 )
 from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName
@@ -43,10 +46,11 @@ Progress = Callable[[str], None]
 
 
 def import_file(name: DatasetName, path: Path, *, clip_actions: bool = False) -> bool:
-    """Store a D4RL-layout HDF5 file or ``.npz`` as ``name``; False if ``name`` is here already.
+    """Store a D4RL-layout HDF5 file or ``.npz`` as ``name``; False if it is here already.
 
     Raises :class:`DataError` if the file is malformed or not for ``name``'s task, or if ``name``
-    claims to be D4RL's own and the file is no HDF5 or has not D4RL's number of rows.
+    claims to be D4RL's own and the file is no HDF5 or has not D4RL's number of rows, or if
+    ``name`` is here already from another file.
     """
     _refuse_minari(name)
 
@@ -56,7 +60,12 @@ def import_file(name: DatasetName, path: Path, *, clip_actions: bool = False) ->
         origin = {"kind": "imported", "file": path.name, "sha256": sha256(path)}
         return _original(name, from_rows(name, rows, clip_actions=clip_actions), origin)
 
-    return put(name, make)
+    made = put(name, make)
+    if not made:
+        recorded = origin_of(name).get("sha256")
+        if not path.is_file() or (isinstance(recorded, str) and recorded != sha256(path)):
+            _refuse_another(name, str(path))
+    return made
 
 
 def import_arrays(name: DatasetName, rows: Rows, *, clip_actions: bool = False) -> bool:
@@ -83,8 +92,8 @@ def import_minari(name: DatasetName, minari_id: str) -> bool:
     """Store the local Minari dataset ``minari_id`` as ``name``, in the task's flat vectors.
 
     The task's own Minari dataset needs no import: it is ``minari/TASK`` as soon as it is there.
-    Returns False if ``name`` is here already. Raises :class:`DataError` if there is no such
-    dataset, or it is of another environment.
+    Returns False if it is here already. Raises :class:`DataError` if there is no such dataset, or
+    it is of another environment, or ``name`` is here already from another one.
     """
     check_minari_id(minari_id)
     if name.source == MINARI:
@@ -101,7 +110,10 @@ def import_minari(name: DatasetName, minari_id: str) -> bool:
             "it a label of its own with --source"
         )
     origin = {"kind": "imported", "minari_id": minari_id}
-    return put(name, lambda: _original(name, read_minari(name, minari_id), origin))
+    made = put(name, lambda: _original(name, read_minari(name, minari_id), origin))
+    if not made and origin_of(name).get("minari_id") not in (None, minari_id):
+        _refuse_another(name, minari_id)
+    return made
 
 
 def download(
@@ -228,6 +240,13 @@ def _refuse_minari(name: DatasetName) -> None:
             f"{name} is the Minari dataset {name.minari_id} under {datasets_root()}; a file of "
             "your own needs another --source"
         )
+
+
+def _refuse_another(name: DatasetName, what: str) -> NoReturn:
+    raise DataError(
+        f"{name} is here already, but not from {what}; name another label with --source, or "
+        f"delete {folder_of(name)} first"
+    )
 
 
 def _check_rows(name: DatasetName, rows: Rows) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ractd_core.data.flat import FlatDataset
 from ractd_core.envs.kitchen import SUBTASKS, completed_subtasks
-from ractd_core.tasks import D4RL
+from ractd_core.tasks import D4RL, MINARI
 
 _SATURATED = 0.99
 
@@ -117,6 +117,11 @@ def _notes(data: FlatDataset, low: NDArray[Any], high: NDArray[Any]) -> list[str
     notes = [] if name.refusal is None else [name.refusal]
     if name.source != D4RL:
         notes.append(f"not D4RL's own data: scores are reported as {name}, never as {task.name}")
+    if name.source == MINARI and task.domain == "adroit" and not task.name.startswith("pen"):
+        notes.append(
+            "Minari's rewards were probably recorded with the wrong sign of the reaching term; "
+            "scores of policies are played with D4RL's"
+        )
     constant = np.flatnonzero(high - low < 1e-6)
     if len(constant):
         notes.append(f"action dimensions {constant.tolist()} are constant")

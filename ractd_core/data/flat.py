@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from ractd_core.tasks import DatasetName
 
 Floats = NDArray[np.float32]
+ACTION_TOLERANCE = 1e-3
+"""How far beyond [-1, 1] an action may lie and still be a rounding error."""
 
 
 class DataError(ValueError):

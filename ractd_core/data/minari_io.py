@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,15 +23,17 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from numpy.typing import NDArray
 
-from ractd_core.data.flat import DataError, FlatDataset
+from ractd_core.data.flat import ACTION_TOLERANCE, DataError, FlatDataset
 from ractd_core.envs import Maze2d
 from ractd_core.envs.kitchen import ELEMENTS, SUBTASKS
 from ractd_core.tasks import DatasetName, Task
 
 ORIGIN_KEY = "ractd_origin"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ROOT = "MINARI_DATASETS_PATH"
 _EPISODE_OVERHEAD, _FILE_OVERHEAD = 20_000, 64_000
 """More bytes than HDF5 and Minari need beside the arrays (measured: 14,200 and 4,000)."""
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Observations = Any
 """An array (T+1, dims), or a dict of arrays or of such dicts (an HDF5 group reads alike)."""
@@ -104,8 +107,9 @@ def read_minari(name: DatasetName, minari_id: str) -> FlatDataset:
     Dict observations become the task's vector: PointMaze its ``observation``, AntMaze
     ``achieved_goal`` before the first 27 of ``observation``, Kitchen D4RL's 60 (robot and object
     positions, goal). Maze rewards are relabelled for the task's fixed goal, as D4RL does, because
-    PointMaze's own are for goals that change. Raises :class:`DataError` if the dataset is absent,
-    damaged, of another environment or of other widths.
+    PointMaze's own are for goals that change. Actions beyond [-1, 1] are clipped with a warning,
+    which is what the environment made of them when they were recorded. Raises :class:`DataError`
+    if the dataset is absent, damaged, of another environment or of other widths.
     """
     metadata = read_metadata(check_minari_id(minari_id))
     where = datasets_root() / minari_id
@@ -221,6 +225,14 @@ def _lay_out(name: DatasetName, where: str, episodes: list[_Episode]) -> FlatDat
         observations[first:end] = episode.observations
         actions[first : end - 1] = episode.actions
         rewards[first : end - 1] = episode.rewards
+    beyond = int(np.count_nonzero(np.abs(actions) > 1.0 + ACTION_TOLERANCE))
+    if beyond:
+        _log.warning(
+            "%s: %d action values beyond [-1, 1] are clipped, as the environment does",
+            where,
+            beyond,
+        )
+    np.clip(actions, -1.0, 1.0, out=actions)
     terminated = np.array([episode.terminated for episode in episodes], dtype=np.bool_)
     try:
         return FlatDataset(name, observations, actions, rewards, bounds, terminated)
@@ -292,5 +304,9 @@ def _reserve(folder: Path, data: FlatDataset) -> None:
                 os.posix_fallocate(file.fileno(), 0, size)
             elif shutil.disk_usage(folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        # Some file systems cannot reserve room.
+        if error.errno in FULL_DISK:
+            raise
     finally:
         reserved.unlink(missing_ok=True)

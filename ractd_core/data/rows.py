@@ -19,12 +19,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ractd_core.data.flat import DataError, FlatDataset, Floats
+from ractd_core.data.flat import ACTION_TOLERANCE, DataError, FlatDataset, Floats
 from ractd_core.tasks import DatasetName
 
 _log = logging.getLogger(__name__)
 
-_ACTION_TOLERANCE = 1e-3
 _SHUFFLED_SHARE = 0.01
 _MAZE_CELLS = {"umaze": (5, 5), "medium": (8, 8), "large": (9, 12)}
 """Rows (length) and columns (width) of each maze, walls included, of one metre each."""
@@ -209,7 +208,7 @@ def _check_widths(name: DatasetName, rows: Rows) -> None:
 
 def _bounded(rows: Rows, clip_actions: bool) -> Floats:
     """The actions in [-1, 1]."""
-    beyond = np.abs(rows.actions) > 1 + _ACTION_TOLERANCE
+    beyond = np.abs(rows.actions) > 1 + ACTION_TOLERANCE
     if beyond.any() and not clip_actions:
         row = int(np.argmax(np.abs(rows.actions).max(axis=1)))
         raise DataError(

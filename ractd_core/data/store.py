@@ -6,7 +6,6 @@ holds the same content as memory-mapped arrays and can be deleted at any time.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.minari_io import (
+    FULL_DISK,
     ORIGIN_KEY,
     datasets_root,
     read_metadata,
@@ -30,7 +30,7 @@ from ractd_core.data.minari_io import (
     write_minari,
 )
 from ractd_core.files import home, new_folder, write_json
-from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks, near
+from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks, is_source, near
 
 _ARRAYS = ("observations", "actions", "rewards", "bounds", "terminated")
 _CACHE_ATTEMPTS = 3
@@ -61,7 +61,9 @@ def present_datasets() -> list[DatasetName]:
     """All datasets that are here and belong to a task, whatever their source, in task order."""
     root = datasets_root()
     sources = {MINARI: 0} | {
-        path.parents[2].name: 0 for path in sorted(root.glob("*/*/data/metadata.json"))
+        path.parents[2].name: 0
+        for path in sorted(root.glob("*/*/data/metadata.json"))
+        if is_source(path.parents[2].name)
     }
     names = [
         DatasetName(source, task)
@@ -131,11 +133,10 @@ def _explained(name: DatasetName) -> Iterator[None]:
     except OSError as error:
         # NumPy says how much it could write, but not why.
         full = error.errno is None and "requested and" in str(error)
-        if full or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if full or error.errno in FULL_DISK:
             raise DataError(
-                f"no room left for {name} under {root} or {home()} ({error}); nothing was stored: "
-                "free some space, or point MINARI_DATASETS_PATH and RACTD_HOME to another disk, "
-                "and try again"
+                f"no room left for {name} under {root} or {home()} ({error}); free some space, or "
+                "point MINARI_DATASETS_PATH and RACTD_HOME to another disk, and try again"
             ) from error
         raise DataError(
             f"cannot store {name} under {root}, or work on it under {home()} ({error}); point "

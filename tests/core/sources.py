@@ -63,7 +63,7 @@ def hdf5_bytes(arrays: Mapping[str, Any]) -> bytes:
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
     """The path of an .npz file that holds these."""
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub has an option among the arrays
+    np.savez(path, **arrays)
     return path
 
 

@@ -234,6 +234,16 @@ def test_a_file_is_imported_once_and_says_where_it_came_from(
         "sha256": hashlib.sha256(published).hexdigest(),
     }
     assert import_file(KITCHEN, path)
+    other = tmp_path / "other.hdf5"
+    for content in (None, published[:-5], hdf5_bytes(d4rl_rows("kitchen-complete-v0", seed=1))):
+        if content is not None:
+            other.write_bytes(content)
+        with pytest.raises(DataError, match=f"is here already, but not from {other}") as caught:
+            import_file(name, other)
+        assert str(folder_of(name)) in str(caught.value)
+    # The same file by another way is the same data.
+    other.write_bytes(published)
+    assert not import_file(name, other)
 
 
 def test_d4rls_name_is_for_d4rls_files(tmp_path: Path) -> None:
@@ -364,6 +374,8 @@ def test_a_minari_dataset_becomes_data_of_ones_own() -> None:
     assert not import_minari(name, "mine/door-v0")
     assert origin_of(name) == {"kind": "imported", "minari_id": "mine/door-v0"}
     np.testing.assert_allclose(load(name).observations, np.vstack(episodes.states), rtol=1e-6)
+    with pytest.raises(DataError, match="is here already, but not from mine/other-v0"):
+        import_minari(name, "mine/other-v0")
     with pytest.raises(DataError, match="label of its own"):
         import_minari(parse_dataset_name("d4rl/door-human-v1"), "mine/door-v0")
     published = parse_dataset_name("minari/door-human-v1")

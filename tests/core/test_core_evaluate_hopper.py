@@ -69,6 +69,37 @@ def test_an_episode_does_not_depend_on_order_or_company(
     same(evaluate(policy, hopper, [SEEDS[7]], batch=batch), played, [7])
 
 
+class Watched:
+    """A policy that notes in which lane which seed begins, and what it is shown."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.lanes = policy, policy.lanes
+        self.begun: list[tuple[int, int]] = []
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def start(
+        self, lanes: Lanes, observations: Array, goals: Array | None, seeds: Sequence[int]
+    ) -> None:
+        self.begun.extend(zip(map(int, lanes), seeds, strict=True))
+        self.policy.start(lanes, observations, goals, seeds)
+
+    def act(self, observations: Array) -> Array:
+        self.shapes.add(observations.shape)
+        return self.policy.act(observations)
+
+
+@pytest.mark.parametrize("batch", [2, 32])
+def test_a_seed_always_has_the_same_row_of_a_call_of_the_same_size(
+    policy: Policy, hopper: DatasetName, batch: int
+) -> None:
+    # Networks as small as these need not show that others round by row and number of rows.
+    watched = Watched(policy)
+    seeds = [70, 6, 38, 5, 9]
+    evaluate(watched, hopper, seeds, batch=batch)
+    assert sorted(watched.begun) == sorted((seed % LANES, seed) for seed in seeds)
+    assert watched.shapes == {(LANES, 11)}
+
+
 def by_hand(policy: Policy, name: DatasetName, seed: int) -> tuple[float, int, bool]:
     """Return, length and whether it terminated, of one episode played alone in its lane."""
     env = make_env(name.task)

@@ -67,6 +67,24 @@ def assert_laid_out(data: FlatDataset, episodes: Episodes) -> None:
         assert data.rewards[end - 1] == 0
 
 
+def test_actions_beyond_the_bounds_are_clipped_as_the_environment_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, episodes, data = stored("relocate-human-v1")
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        actions = file["episode_0/actions"]
+        actions[0, 0], actions[1, 1] = 1.366, -1.0005
+    with caplog.at_level("WARNING"):
+        read = read_minari(name, name.minari_id)
+    assert read.actions[0, 0] == 1
+    assert read.actions[1, 1] == -1
+    np.testing.assert_array_equal(
+        read.actions[2 : len(episodes.actions[0])], episodes.actions[0][2:]
+    )
+    # One is a rounding error.
+    assert "1 action values beyond [-1, 1]" in caplog.text
+
+
 @pytest.mark.parametrize(("task_name", "width"), LAYOUTS)
 def test_every_layout_becomes_the_tasks_vectors(task_name: str, width: int) -> None:
     name, episodes, _ = stored(task_name, width)

@@ -6,6 +6,7 @@ Distillation alone keeps both modes; the reward term leaves the one that pays.
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, colum
 from ractd_core.diffusion.samplers import initial_noise, sample_heun
 from ractd_core.diffusion.schedule import grid
 from ractd_core.draws import Draws
-from ractd_core.losses import student_loss
+from ractd_core.losses import plan_reward_loss, student_loss
 from ractd_core.training import Trainer
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ class Distillation(nn.Module):
             self.student,
             self.target,
             self.teacher,
-            self.value,
+            partial(plan_reward_loss, self.value, states=self.config.reward_states),
             x0,
             x0.new_zeros(len(x0), 0),
             draws,

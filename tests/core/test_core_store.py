@@ -7,13 +7,9 @@ import logging
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,6 @@ import minari
 import numpy as np
 import pytest
 
-from ractd_core.data.acquire import import_arrays
 from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.generate import LocalRecipe, make_local
@@ -38,15 +33,13 @@ from ractd_core.data.store import (
     put,
 )
 from ractd_core.files import home
-from ractd_core.tasks import DatasetName, all_tasks, parse_dataset_name
+from ractd_core.tasks import DatasetName, all_tasks, get_task, parse_dataset_name
 from tests.core.sources import (
-    REPOSITORY,
     at_once,
     change_metadata,
     d4rl_rows,
     minari_episodes,
     store_minari,
-    write_npz,
 )
 
 RECIPE = LocalRecipe(transitions=1200, seed=3, noisy=True)
@@ -106,7 +99,7 @@ def test_minari_reads_it_too(stored: DatasetName, original: FlatDataset) -> None
     assert not episode.terminations.any()
     assert dataset.storage.metadata["ref_min_score"] == 23.85
     assert dataset.storage.metadata["ref_max_score"] == 161.86
-    assert origin_of(stored) == {"kind": "generated", "recipe": asdict(RECIPE)}
+    assert origin_of(stored) == {"kind": "generated", "recipe": RECIPE.relevant(stored.task)}
 
 
 def test_terminated_episodes_come_back_terminated() -> None:
@@ -219,9 +212,16 @@ def test_another_recipe_is_refused_and_nothing_touched(
 ) -> None:
     with pytest.raises(DataError, match="was made with") as caught:
         make_local(stored, other)
-    assert str(RECIPE) in str(caught.value)
-    assert str(other) in str(caught.value)
+    for recipe in (RECIPE, other):
+        assert str(recipe.relevant(stored.task)) in str(caught.value)
     assert same(load(stored), original)
+
+
+def test_what_a_mazes_recipe_does_not_read_makes_no_other_recipe(stored: DatasetName) -> None:
+    assert not make_local(stored, replace(RECIPE, training_steps=5000))
+    hopper = get_task("hopper-medium-v2")
+    assert RECIPE.relevant(hopper) == replace(RECIPE, noisy=False).relevant(hopper)
+    assert RECIPE.relevant(hopper) != replace(RECIPE, training_steps=5000).relevant(hopper)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -315,91 +315,6 @@ def test_processes_that_make_it_at_once_make_it_once(umaze: DatasetName, tmp_pat
     assert len(list((home() / "cache" / "datasets").iterdir())) == 1
 
 
-# Processes that die
-
-
-IMPORT = """
-import sys
-from pathlib import Path
-from ractd_core.data.acquire import import_file
-from ractd_core.tasks import parse_dataset_name
-limit = int(sys.argv[2])
-if limit:
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-import_file(parse_dataset_name("mylab/hopper-medium-v2"), Path(sys.argv[1]))
-"""
-MINE = parse_dataset_name("mylab/hopper-medium-v2")
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """500 short episodes, which take a second or more to write."""
-    path = tmp_path_factory.mktemp("npz") / "mine.npz"
-    return write_npz(path, d4rl_rows("hopper-medium-v2", rows=2000, every=4))
-
-
-def files_here() -> list[Path]:
-    return [
-        path for path in datasets_root().rglob("*") if path.is_file() and path.suffix != ".lock"
-    ]
-
-
-def size(path: Path) -> int:
-    """Of a file that may be moved at any time."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def importing(npz: Path, limit: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", IMPORT, str(npz), str(limit)],
-        cwd=REPOSITORY,
-        env=os.environ.copy(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_import_leaves_no_dataset_and_no_obstacle(npz: Path) -> None:
-    process = importing(npz)
-    deadline = time.monotonic() + 60
-    while not any(size(path) > 1 << 16 for path in datasets_root().rglob("main_data.hdf5")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not is_present(MINE)
-    assert present_datasets() == []
-    assert files_here() != []
-    with pytest.raises(DataError, match="ractd data import FILE --task hopper-medium-v2"):
-        load(MINE)
-    second = importing(npz)
-    second.communicate(timeout=90)
-    assert second.returncode == 0
-    assert load(MINE).episodes == 500
-    # The dead writer's folder is gone.
-    assert [path.name for path in folder_of(MINE).parent.glob(".*")] == []
-
-
-@pytest.mark.parametrize("limit", [300, 100_000, 5_000_000])
-def test_a_full_disk_is_a_message_and_leaves_nothing(npz: Path, limit: int) -> None:
-    process = importing(npz, limit)
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode == 1
-    assert "DataError: no room left for mylab/hopper-medium-v2 under " in errors, errors
-    assert "free some space" in errors
-    assert files_here() == []
-    assert not is_present(MINE)
-    arrays = d4rl_rows("hopper-medium-v2", rows=40) | {"next_observations": None}
-    assert import_arrays(MINE, Rows(**arrays, where="mine"))
-    assert load(MINE).episodes == 2
-
-
 @contextmanager
 def no_file_larger_than(limit: int) -> Any:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -419,21 +334,6 @@ def test_no_room_for_the_cache_is_a_message(
     assert str(home()) in str(caught.value)
     assert [path for path in home().rglob("*") if path.is_file()] == []
     assert same(load(stored), original)
-
-
-@pytest.mark.parametrize("place", ["{tmp}/file/below", "/proc/datasets"])
-@pytest.mark.parametrize("variable", ["MINARI_DATASETS_PATH", "RACTD_HOME"])
-def test_a_place_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, place: str
-) -> None:
-    (tmp_path / "file").touch()
-    where = place.format(tmp=tmp_path)
-    monkeypatch.setenv(variable, where)
-    arrays = d4rl_rows("hopper-medium-v2", rows=40) | {"next_observations": None}
-    with pytest.raises(DataError, match=variable) as caught:  # noqa: PT012 - either may refuse
-        import_arrays(MINE, Rows(**arrays, where="mine"))
-        load(MINE)
-    assert where in str(caught.value)
 
 
 # What is here

@@ -20,6 +20,7 @@ from sweeps.build import METRICS, ensure_stage
 from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext
+from sweeps.search_space import Scalar
 from sweeps.spec import Resources, StageResources, load_spec
 from sweeps.stage_store import MODEL
 from sweeps.trial import CURVE, EPISODES, selection_seeds, train_student
@@ -86,7 +87,7 @@ def test_two_workers_share_a_trials_episodes(
     folder = SweepFolder(tmp_path / "storage", "tiny")
     folder.freeze(spec)
     context = TaskContext(folder, spec, name, load(name).fingerprint)
-    values = {"window.horizon": 16}
+    values: dict[str, Scalar] = {"window.horizon": 16}
     plan = context.trial(values)
     plan.folder.mkdir(parents=True)
     for kind in plan.student.parents:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from ractd_core.files import write_json
-from ractd_core.tasks import all_tasks
 from sweeps.cli import app
 from sweeps.jsonl import append_row
 from sweeps.layout import SweepFolder
@@ -58,73 +55,6 @@ def frozen(storage: Path, tiny: Spec) -> SweepFolder:
     selection = {"score": 61.5}
     folder.trials.put("k", {"dataset": DATASET, "status": "completed", "selection": selection})
     return folder
-
-
-# Tasks and data
-
-
-def test_tasks_as_json_are_the_whole_table() -> None:
-    rows = json.loads(ractd("tasks", "--json"))
-    assert len(rows) == 42
-    for row in rows:
-        task = all_tasks()[row["task"]]
-        assert (row["ref_min"], row["ref_max"]) == (task.ref_min, task.ref_max)
-        assert row["generated"] == task.generated
-        assert row["datasets"] == []
-
-
-def test_tasks_for_people_have_a_line_each() -> None:
-    _, _, *lines, empty, groups = ractd("tasks").splitlines()
-    assert [line.split()[0] for line in lines] == list(all_tasks())
-    assert all(line.split()[-1] == "-" for line in lines)
-    assert not empty
-    assert groups.startswith("groups: ")
-    assert f"all ({len(all_tasks())})" in groups
-
-
-def test_data_are_made_once_and_then_listed(tmp_path: Path) -> None:
-    assert "no datasets here" in ractd("data", "list")
-    made = ractd("data", "make", DATASET, "--transitions", "1000", "--seed", "3")
-    assert f"{DATASET}: made, " in made
-    assert (tmp_path / "datasets" / DATASET / "data" / "metadata.json").exists()
-    again = ractd("data", "make", DATASET, "--transitions", "1000", "--seed", "3")
-    assert f"{DATASET}: already there, " in again
-    pattern = re.compile(r"(\d+) transitions(?: in|,) (\d+) episodes, fingerprint ([0-9a-f]{12})")
-    [about] = {tuple(pattern.findall(text)) for text in (made, again, ractd("data", "list"))}
-    [(transitions, episodes, _)] = about
-    assert 0 < int(episodes) < int(transitions) <= 1000
-    rows = {row["task"]: row["datasets"] for row in json.loads(ractd("tasks", "--json"))}
-    assert {task: found for task, found in rows.items() if found} == {"maze2d-umaze-v1": [DATASET]}
-    message = refused("data", "make", DATASET, "--transitions", "1001", "--seed", "3")
-    assert "1001" in message
-    assert "MINARI_DATASETS_PATH" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("local/maze2d-umase-v1", "did you mean maze2d-umaze-v1"),
-        ("maze2d-umaze-v1", "local/maze2d-umaze-v1 (generated here)"),
-        ("d4rl/maze2d-umaze-v1", "d4rl/maze2d-umaze-v1 cannot be generated here"),
-        ("local/pen-human-v1", "local/pen-human-v1 cannot be generated here"),
-        ("../x", "'..' cannot name a data source"),
-        ("local/../x", "unknown task '../x'"),
-    ],
-)
-def test_a_dataset_that_cannot_be_made_is_explained(
-    name: str, message: str, tmp_path: Path
-) -> None:
-    assert message in refused("data", "make", name)
-    assert not (tmp_path / "datasets").exists()
-
-
-def test_data_that_have_no_place_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file" / "below"))
-    message = refused("data", "make", DATASET, "--transitions", "1000")
-    assert str(tmp_path / "file" / "below") in message
 
 
 # Sweeps

@@ -88,7 +88,7 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (put("name", "../x"), "name: '../x' cannot name a job or sweep"),
     (
         put("tasks/1", "local/maze2d-umase-v1"),
-        "tasks.1: unknown task 'maze2d-umase-v1'; did you mean maze2d-umaze-v1",
+        "tasks.1: unknown task or group 'maze2d-umase-v1'; did you mean maze2d-umaze-v1",
     ),
     (put("trials", 0), "trials: Input should be greater than 0 (found 0)"),
     (put("trails", 3), "trails: unknown key; did you mean trials"),
