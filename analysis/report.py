@@ -26,7 +26,8 @@ from analysis.tables import (
 
 _BENCHMARK_NOTE = (
     "Scores are means with a 95 % bootstrap interval over episodes. α, β, σ weight the "
-    "consistency, denoising and reward losses; calls per plan counts network evaluations."
+    "consistency, denoising and reward losses; network calls are those of one plan (mazes) or one "
+    "action."
 )
 _TRIALS_NOTE = "Scores of the search, on the seeds that trials were selected with."
 _NO_TRIALS = "No trial has finished yet."

@@ -113,7 +113,7 @@ def speed_up_lines(sweep: Sweep) -> tuple[str, ...]:
 def _speed_up_line(pair: Mapping[Hashable, Any]) -> str:
     student, teacher = pair["latency_ms"], pair["latency_ms_teacher"]
     return (
-        f"{pair['dataset']}: planning in {_plural(round(pair['nfe']), 'network call')} is "
+        f"{pair['dataset']}: deciding in {_plural(round(pair['nfe']), 'network call')} is "
         f"{three_digits(teacher / student)}x faster than the teacher's {pair['nfe_teacher']:.0f} "
         f"({three_digits(student)} ms against {three_digits(teacher)} ms; median, "
         f"batch {pair['latency_batch']:.0f}, {pair['device']}); "

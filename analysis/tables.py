@@ -69,7 +69,7 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
                     table["score"], table["low"], table["high"], strict=True
                 )
             ],
-            "calls per plan": _texts(table["nfe"], "{:.0f}"),
+            "network calls": _texts(table["nfe"], "{:.0f}"),
             **_weights_text(table),
             "horizon": _texts(table["horizon"], "{:.0f}"),
             "episodes": _texts(table["episodes"], "{:.0f}"),

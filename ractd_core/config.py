@@ -190,7 +190,7 @@ class StudentConfig(Config):
 
 
 class RegressionConfig(Config):
-    """The baseline without diffusion: the plan regressed on first and last state."""
+    """The baseline without diffusion: a maze's plan from its ends, elsewhere behaviour cloning."""
 
     optim: OptimConfig = OptimConfig(steps=800)
     network: UNetConfig = UNetConfig()

@@ -62,7 +62,7 @@ def value_loss(value: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Inf
 
 
 def regression_loss(network: nn.Module, x0: Tensor, cond: Tensor) -> tuple[Tensor, Info]:
-    """Mean squared error of the plan predicted from its ends alone."""
+    """Mean squared error of the window predicted from its conditioning alone."""
     nothing = torch.zeros_like(x0)
     loss = (network(nothing, nothing[:, 0, 0], None, cond) - x0).square().mean()
     return loss, {"loss": loss.detach()}

@@ -1,6 +1,6 @@
 """What differs between the stages, and nothing else: their data, networks and losses.
 
-A finished stage is one file, ``model.safetensors``: the averaged weights, the normalizer, and in
+A finished stage is one file, ``model.safetensors``: the averaged weights, the normalizers, and in
 its header everything needed to build the model again.
 """
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -131,13 +131,15 @@ def data_import(
         if _is_minari(what):
             made = import_minari(dataset, what)
         else:
-            made = import_file(dataset, Path(what), clip_actions=clip_actions)
+            made = import_file(
+                dataset, Path(what), clip_actions=clip_actions, insist=source == D4RL
+            )
         _tell(dataset, "imported", made)
 
 
 @data_app.command("download")
 def data_download(
-    task: Annotated[str, typer.Argument(help="A task, a group or a glob.")],
+    task: Annotated[str, typer.Argument(help="A task, a group or a glob, such as kitchen.")],
     source: Annotated[
         Literal["d4rl", "minari"], typer.Option(help="D4RL's own server, or Minari's.")
     ] = "d4rl",
@@ -151,10 +153,15 @@ def data_download(
     """Fetch D4RL's files, or Minari's datasets, for a task or a group of tasks."""
     from ractd_core.data.acquire import download
     from ractd_core.data.flat import DataError
-    from ractd_core.tasks import expand_datasets
+    from ractd_core.tasks import DatasetName, expand_datasets, find_tasks, task_groups
 
     with user_errors():
-        datasets = expand_datasets(f"{source}/{task}")
+        if source == "minari" and task in task_groups():
+            # Minari has not all of them.
+            datasets = tuple(DatasetName(source, t) for t in find_tasks(task) if t.minari_id)
+        else:
+            whole = task.startswith(("d4rl/", "minari/"))
+            datasets = expand_datasets(task if whole else f"{source}/{task}")
         failed = []
         for dataset in datasets:
             try:
@@ -182,14 +189,17 @@ def data_check(
     """Validate a dataset and describe it: counts, lengths, returns, ranges, score."""
     from ractd_core.data.check import check
     from ractd_core.data.store import load, origin_of
-    from ractd_core.tasks import parse_dataset_name
+    from ractd_core.tasks import TaskError, parse_dataset_name
 
     with user_errors():
-        if task is None:
+        if task is not None:
+            data = _read(what, _name(task, "file"), clip_actions)
+            report = replace(check(data, {}), dataset=f"{what} as {task}")
+        elif Path(what).exists() or not _is_minari(what):
+            raise TaskError(f"say which task {what} is for: --task, such as hopper-medium-v2")
+        else:
             name = parse_dataset_name(what)
             report = check(load(name), origin_of(name))
-        else:
-            report = check(_read(what, _name(task, "file"), clip_actions), {})
     typer.echo(json.dumps(asdict(report), indent=1) if as_json else _described(report))
 
 

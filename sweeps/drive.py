@@ -23,7 +23,7 @@ def main(storage: str, name: str) -> int:
     """Drive the sweep; returns the exit code: 0, 1 for an error, 130 when interrupted."""
     # Ray reads its environment when it is imported, which importing the driver does.
     set_environment()
-    from sweeps.driver import Driver
+    from sweeps.driver import Driver, TasksFailedError
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -38,7 +38,8 @@ def main(storage: str, name: str) -> int:
     except KeyboardInterrupt:
         return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
     except (ValueError, RuntimeError, OSError) as error:
-        if not isinstance(error, StorageError | SpecError | DataError | FileError | ResourceError):
+        known = StorageError | SpecError | DataError | FileError | ResourceError | TasksFailedError
+        if not isinstance(error, known):
             traceback.print_exc()
         return _end(f"error: {error}")
     return 0

@@ -9,6 +9,8 @@ import itertools
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from ray.exceptions import RayTaskError
 from analysis import write_report
 from ractd_core.data.acquire import ensure
 from ractd_core.data.check import behaviour_returns
-from ractd_core.data.store import load
+from ractd_core.data.flat import DataError
+from ractd_core.data.store import load, origin_of
 from ractd_core.files import write_json
 from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
@@ -35,9 +38,13 @@ from sweeps.search_space import Choices, apply, misfit
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
 from sweeps.status import building, report_page, task_status
-from sweeps.trial import run_trial
+from sweeps.trial import failure_reason, run_trial
 
 _HEARTBEAT = 5.0
+
+
+class TasksFailedError(RuntimeError):
+    """Some of the sweep's tasks came to no result; the message says which and why."""
 
 
 class Driver:
@@ -49,6 +56,7 @@ class Driver:
         self.progress = Progress(folder.path / "events.jsonl")
         self.say = self.progress.say
         self._messages = Messages(folder.path / "messages")
+        self._failed: list[str] = []
 
     def run(self) -> None:
         """Everything that is still to be done."""
@@ -60,19 +68,36 @@ class Driver:
                 {"name": self.folder.name, "created": created, "versions": versions()}
                 | {"datasets": {}},
             )
-        contexts = [self._prepare_data(index) for index in range(len(self.spec.tasks))]
+        contexts = []
+        for index, dataset in enumerate(self.spec.tasks):
+            with self._apart(dataset):
+                contexts.append(self._prepare_data(index))
+        if not contexts:
+            raise TasksFailedError("; ".join(self._failed))
         if any(self._to_do(context) for context in contexts):
             self._clean_scratch()
             self.say("starting Ray on this machine")
             with embedded_ray(self.spec.resources) as available:
                 self._build_stages(contexts, available)
                 for context in contexts:
-                    self._search(context, available)
-                    self._final_rows(context)
+                    with self._apart(str(context.dataset)):
+                        self._search(context, available)
+                        self._final_rows(context)
             self._clean_scratch()
         else:
             self.say("every trial and row has its record: nothing to train")
         self._report(contexts)
+        if self._failed:
+            raise TasksFailedError("; ".join(self._failed))
+
+    @contextmanager
+    def _apart(self, dataset: str) -> Iterator[None]:
+        """What goes wrong with one task's data or rows does not keep the others from theirs."""
+        try:
+            yield
+        except (DataError, TasksFailedError) as error:
+            self.say(f"{dataset} failed: {error}")
+            self._failed.append(f"{dataset}: {error}")
 
     def _prepare_data(self, index: int) -> TaskContext:
         name = self.spec.datasets()[index]
@@ -88,9 +113,10 @@ class Driver:
             self.say(f"{name}: got in {time.monotonic() - start:.0f} s")
         data = load(name)
         pin_data(self.folder, str(name), data.fingerprint)
+        kind = origin_of(name).get("kind", "unrecorded origin")
         self.say(
             f"{name}: {data.transitions:,} transitions in {data.episodes:,} episodes, "
-            f"fingerprint {data.fingerprint[:12]}"
+            f"fingerprint {data.fingerprint[:12]}, {kind}"
         )
         returns, counted = behaviour_returns(data)
         write_json(
@@ -144,9 +170,9 @@ class Driver:
         [ready], running[:] = ray.wait(running, num_returns=1)
         try:
             manifest = ray.get(ready)
-        except DivergedError as error:
+        except (DivergedError, DataError) as error:
             # The trials that need it fail with this reason, and the sweep goes on.
-            self.say(f"a stage diverged: {getattr(error, 'cause', error)}")
+            self.say(f"a stage cannot be built: {getattr(error, 'cause', error)}")
             return
         except RayTaskError as error:
             raise RuntimeError(f"a stage could not be built: {error.cause}") from error
@@ -207,10 +233,8 @@ class Driver:
             f"on {self.spec.evaluation.final_episodes} fresh seeds"
         )
         student = self.spec.resources.student
-        alone = student.workers == 1
-        task = ray.remote(_final).options(
-            num_cpus=student.cpus if alone else 0, num_gpus=student.gpus if alone else 0
-        )
+        # Played and timed in one process, however many trained. By now all others have ended.
+        task = ray.remote(_final).options(num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0))
         with self.progress.every(_HEARTBEAT, self._news):
             pending = [task.remote(context.to_json())]
             known = set(todo)
@@ -223,13 +247,15 @@ class Driver:
                         result = record["evaluation"]
                         self.say(
                             f"{method}: {result['score']:.1f} over {result['episodes']} episodes, "
-                            f"{record['latency_ms']['median']:.2f} ms per plan"
+                            f"{record['latency_ms']['median']:.2f} ms per decision"
                         )
                 known = left
             try:
                 ray.get(ready)
             except RayTaskError as error:
-                raise RuntimeError(f"{', '.join(sorted(known))}: {error.cause}") from error
+                # The whole traceback is for the log of messages; one line is for people.
+                rows = ", ".join(sorted(known))
+                raise TasksFailedError(f"{rows}: {failure_reason(error.cause)}") from error
 
     def _report(self, contexts: list[TaskContext]) -> None:
         report = write_report(self.folder.storage, self.folder.name)
@@ -237,9 +263,11 @@ class Driver:
         for line in report.headlines:
             print(line, flush=True)
         print(f"\nreport: {report_page(self.folder)}", flush=True)
-        barren = [str(c.dataset) for c in contexts if winner(c) is None]
-        if barren:
-            raise RuntimeError(f"no trial of {', '.join(barren)} completed; the report says why")
+        self._failed += [
+            f"{c.dataset}: no trial completed; the report says why"
+            for c in contexts
+            if winner(c) is None
+        ]
 
     def _news(self) -> list[str]:
         return [*self._messages.new(), *building(self.folder)]

@@ -1,7 +1,8 @@
 """The final rows of a task: the best trial and its comparisons, on episode seeds never used before.
 
 Rows are ``ractd`` (the best trial's student), ``teacher`` (its teacher by Heun over the whole
-grid), ``ctd`` (the same student without reward) and ``regression`` (the plan without diffusion).
+grid), ``ctd`` (the same student without reward) and ``regression`` (without diffusion: a maze's
+plan from its ends, elsewhere behaviour cloning).
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def winner(context: TaskContext) -> Record | None:
 def wanted(context: TaskContext, best: Record) -> dict[str, str]:
     """The rows of the table, each with the key of its record."""
     fixed = [best["key"], context.spec.evaluation.final_episodes, FINAL_SEED]
-    return {method: key_of([method, *fixed]) for method in ("ractd", *context.spec.rows)}
+    return {
+        method: key_of([method, *fixed])
+        for method in ("ractd", *context.spec.rows_of(context.dataset))
+    }
 
 
 def missing(context: TaskContext) -> list[str]:

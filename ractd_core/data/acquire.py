@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import h5py
 import minari
@@ -33,46 +34,45 @@ from ractd_core.data.store import (
     load,
     locked,
     new_dataset,
-    origin_of,
     put,
 )
-from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName
+from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks
 
 MIRROR = "RACTD_D4RL_MIRROR"
 _D4RL_BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 _TOLERANCE = 0.01
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
 
-def import_file(name: DatasetName, path: Path, *, clip_actions: bool = False) -> bool:
+def import_file(
+    name: DatasetName, path: Path, *, clip_actions: bool = False, insist: bool = False
+) -> bool:
     """Store a D4RL-layout HDF5 file or ``.npz`` as ``name``; False if it is here already.
 
     Raises :class:`DataError` if the file is malformed or not for ``name``'s task, or if ``name``
     claims to be D4RL's own and the file is no HDF5 or has not D4RL's number of rows, or if
-    ``name`` is here already from another file.
+    ``name`` is here already with other content. ``insist`` stores a file of another size than
+    D4RL's as D4RL's own all the same.
     """
     _refuse_minari(name)
 
     def make() -> Original:
         rows = read_rows(path)
-        _check_rows(name, rows)
+        _check_rows(name, rows, insist=insist)
         origin = {"kind": "imported", "file": path.name, "sha256": sha256(path)}
         return _original(name, from_rows(name, rows, clip_actions=clip_actions), origin)
 
-    made = put(name, make)
-    if not made:
-        recorded = origin_of(name).get("sha256")
-        if not path.is_file() or (isinstance(recorded, str) and recorded != sha256(path)):
-            _refuse_another(name, str(path))
-    return made
+    return _put_the_same(name, make, str(path))
 
 
 def import_arrays(name: DatasetName, rows: Rows, *, clip_actions: bool = False) -> bool:
     """Store arrays of one's own as ``name``; False if ``name`` is here already.
 
     ``rows`` are flat arrays, one row per step, as :class:`~ractd_core.data.rows.Rows` describes.
-    Raises :class:`DataError` if they are not for ``name``'s task, or ``name`` is not one's own.
+    Raises :class:`DataError` if they are not for ``name``'s task, if ``name`` is not one's own, or
+    is here already with other content.
     """
     _refuse_minari(name)
     if name.source == D4RL:
@@ -80,11 +80,12 @@ def import_arrays(name: DatasetName, rows: Rows, *, clip_actions: bool = False) 
             f"{name} is D4RL's own file {name.task.hdf5_file}; arrays of your own need a label of "
             "their own"
         )
-    return put(
+    return _put_the_same(
         name,
         lambda: _original(
             name, from_rows(name, rows, clip_actions=clip_actions), {"kind": "imported"}
         ),
+        "these arrays",
     )
 
 
@@ -93,7 +94,7 @@ def import_minari(name: DatasetName, minari_id: str) -> bool:
 
     The task's own Minari dataset needs no import: it is ``minari/TASK`` as soon as it is there.
     Returns False if it is here already. Raises :class:`DataError` if there is no such dataset, or
-    it is of another environment, or ``name`` is here already from another one.
+    it is of another environment, or ``name`` is here already with other content.
     """
     check_minari_id(minari_id)
     if name.source == MINARI:
@@ -110,10 +111,9 @@ def import_minari(name: DatasetName, minari_id: str) -> bool:
             "it a label of its own with --source"
         )
     origin = {"kind": "imported", "minari_id": minari_id}
-    made = put(name, lambda: _original(name, read_minari(name, minari_id), origin))
-    if not made and origin_of(name).get("minari_id") not in (None, minari_id):
-        _refuse_another(name, minari_id)
-    return made
+    return _put_the_same(
+        name, lambda: _original(name, read_minari(name, minari_id), origin), minari_id
+    )
 
 
 def download(
@@ -145,12 +145,13 @@ def ensure(
 ) -> bool:
     """Have ``name`` here: generate, download, or say what to do; True if it was not here.
 
-    ``recipe`` is how ``local/...`` is generated. Raises :class:`DataError` if it cannot be had.
+    ``recipe`` is how ``local/...`` is generated; one that was imported is taken as it is. Raises
+    :class:`DataError` if it cannot be had.
     """
     check_obtainable(name, recipe)
     if is_present(name):
         return False
-    if name.source in (D4RL, MINARI):
+    if name.source != LOCAL:
         return download(name, progress=progress)
     return make_local(name, recipe, progress=progress)
 
@@ -183,15 +184,18 @@ def _download_d4rl(name: DatasetName, url: str, path: Path, progress: Progress) 
     checksum = fetch(url, path, progress=show)
     try:
         rows = read_rows(path)
-        _check_rows(name, rows)
-        data = from_rows(name, rows)
+        # The address says that it is D4RL's, so its size only warrants a warning.
+        _check_rows(name, rows, insist=True)
+        data = from_rows(name, rows, clip_actions=True)
     except DataError as error:
         path.unlink()
         raise DataError(
             f"what {url} sent cannot be used and was deleted: {error}; try again, or name a mirror "
             "with --mirror"
         ) from error
-    return _original(name, data, {"kind": "downloaded", "url": url, "sha256": checksum})
+    # A mirror's address may hold a password, which is nobody else's business.
+    public = re.sub(r"//[^/@]*@", "//", url)
+    return _original(name, data, {"kind": "downloaded", "url": public, "sha256": checksum})
 
 
 def _download_minari(name: DatasetName, progress: Progress) -> bool:
@@ -242,28 +246,48 @@ def _refuse_minari(name: DatasetName) -> None:
         )
 
 
-def _refuse_another(name: DatasetName, what: str) -> NoReturn:
-    raise DataError(
-        f"{name} is here already, but not from {what}; name another label with --source, or "
-        f"delete {folder_of(name)} first"
-    )
-
-
-def _check_rows(name: DatasetName, rows: Rows) -> None:
-    """D4RL's name is for D4RL's data: a file of another kind or size must say what it is."""
-    if name.source != D4RL:
-        return
-    published, found = name.task.hdf5_rows, len(rows)
-    difference = None
-    if not h5py.is_hdf5(rows.where):
-        difference = f"is an .npz file, but D4RL's {name.task.hdf5_file} is HDF5"
-    elif abs(found - published) > _TOLERANCE * published:
-        difference = f"has {found:,} rows, but D4RL's {name.task.hdf5_file} has about {published:,}"
-    if difference:
+def _put_the_same(name: DatasetName, make: Callable[[], Original], what: str) -> bool:
+    """Store what ``make`` returns; False if just that is here already."""
+    made = put(name, make)
+    if not made and make().data.fingerprint != load(name).fingerprint:
         raise DataError(
-            f"{rows.where} {difference}; if it is not D4RL's own file, say where it comes from "
-            "with --source (local, or a label of yours)"
+            f"{name} is here already, but what {what} holds is something else; name another label "
+            f"with --source, or delete {folder_of(name)} first"
         )
+    return made
+
+
+def _check_rows(name: DatasetName, rows: Rows, *, insist: bool) -> None:
+    """D4RL's name is for D4RL's data: a file of another name, kind or size must say what it is."""
+    if name.source != D4RL:
+        if name.task.domain == "antmaze" and rows.frame == "d4rl":
+            raise DataError(
+                f"{rows.where} is of D4RL's layout, whose ant policies cannot be scored; import it "
+                "as --source d4rl, or, if you collected it in Gymnasium's AntMaze, give it as .npz "
+                "or as a Minari dataset"
+            )
+        return
+    own, published, found = name.task.hdf5_file, name.task.hdf5_rows, len(rows)
+    file = Path(rows.where).name
+    others = [task for task in all_tasks().values() if task.hdf5_file == file != own]
+    if others:
+        raise DataError(
+            f"{rows.where} has the name of D4RL's file for {others[0].name}, but {name.task.name} "
+            f"is {own}; name the task that it is for"
+        )
+    if not h5py.is_hdf5(rows.where):
+        raise DataError(
+            f"{rows.where} is no HDF5 file, but D4RL's {own} is; say where it comes from with "
+            "--source (local, or a label of yours)"
+        )
+    if abs(found - published) > _TOLERANCE * published:
+        difference = f"{rows.where} has {found:,} rows, but D4RL's {own} has about {published:,}"
+        if not insist:
+            raise DataError(
+                f"{difference}; say where it comes from with --source (local, or a label of "
+                "yours), or --source d4rl if you know that it is D4RL's"
+            )
+        _log.warning("%s", difference)
 
 
 def _original(name: DatasetName, data: FlatDataset, origin: dict[str, str]) -> Original:

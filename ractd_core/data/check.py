@@ -107,21 +107,23 @@ def check(data: FlatDataset, origin: Mapping[str, Any]) -> DataReport:
         coverage=tuple(float(c) for c in (high.clip(-1, 1) - low.clip(-1, 1)) / 2),
         saturated=float((np.abs(actions) > _SATURATED).mean()),
         origin=dict(origin),
-        notes=tuple(_notes(data, low, high)),
+        notes=tuple(_notes(data, low, high, stored=bool(origin))),
     )
 
 
-def _notes(data: FlatDataset, low: NDArray[Any], high: NDArray[Any]) -> list[str]:
+def _notes(data: FlatDataset, low: NDArray[Any], high: NDArray[Any], *, stored: bool) -> list[str]:
     """What a user should know before training on this dataset."""
     name, task = data.name, data.name.task
     notes = [] if name.refusal is None else [name.refusal]
-    if name.source != D4RL:
+    if stored and name.source != D4RL:
         notes.append(f"not D4RL's own data: scores are reported as {name}, never as {task.name}")
     if name.source == MINARI and task.domain == "adroit" and not task.name.startswith("pen"):
         notes.append(
             "Minari's rewards were probably recorded with the wrong sign of the reaching term; "
             "scores of policies are played with D4RL's"
         )
+    if not stored and task.domain == "antmaze":
+        notes.append("if it is D4RL's own, policies trained on it cannot be scored here")
     constant = np.flatnonzero(high - low < 1e-6)
     if len(constant):
         notes.append(f"action dimensions {constant.tolist()} are constant")

@@ -28,8 +28,12 @@ class LocalRecipe:
 
     def relevant(self, task: Task) -> dict[str, int | bool]:
         """The fields that the task's recipe reads, and so what tells two datasets apart."""
-        other = "training_steps" if task.domain == "maze2d" else "noisy"
-        return {key: value for key, value in asdict(self).items() if key != other}
+        ignored = {"training_steps"} if task.domain == "maze2d" else {"noisy"}
+        if "-random-" in task.name:
+            ignored |= {"training_steps"}
+        if "-medium-replay-" in task.name:
+            ignored |= {"transitions"}
+        return {key: value for key, value in asdict(self).items() if key not in ignored}
 
 
 def make_local(
@@ -38,9 +42,8 @@ def make_local(
     """Generate ``name`` by D4RL's recipe unless it is there already; True if it was generated.
 
     Safe when several processes ask at once. Raises :class:`DataError` if ``name`` is not
-    ``local/...`` or its data cannot be generated, or was made by another recipe.
+    ``local/...`` or its data cannot be generated, or is here by another recipe or import.
     """
-    check_recipe(name, recipe)
     if not is_present(name) and (name.source != LOCAL or not name.task.generated):
         raise DataError(
             f"{name} cannot be generated here: `ractd data make` makes local/... data for Maze2d "
@@ -80,8 +83,13 @@ def make_local(
         return Original(collected.data, recorded | collected.about, "SAC", description)
 
     made = put(name, make)
-    # Somebody else may have made it by another recipe while this process waited.
+    # It may be here, or somebody else may have made it while this process waited.
     check_recipe(name, recipe)
+    if not made and "recipe" not in origin_of(name):
+        raise DataError(
+            f"{name} is here already, but it was not generated (see `ractd data check {name}`); "
+            f"delete {folder_of(name)} to have it made"
+        )
     return made
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ractd_core.data.flat import ACTION_TOLERANCE, DataError, FlatDataset
 from ractd_core.envs import Maze2d
 from ractd_core.envs.kitchen import ELEMENTS, SUBTASKS
-from ractd_core.tasks import DatasetName, Task
+from ractd_core.tasks import DatasetName, Task, all_tasks
 
 ORIGIN_KEY = "ractd_origin"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,7 +91,10 @@ def read_metadata(minari_id: str) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"no Minari dataset {minari_id} under {datasets_root()}") from None
+        raise DataError(
+            f"no Minari dataset {minari_id} under {datasets_root()}; `minari list local` shows "
+            "what is there"
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); delete {path.parents[1]} and get the dataset again"
@@ -137,8 +140,10 @@ def read_minari(name: DatasetName, minari_id: str) -> FlatDataset:
 
 
 def _check_environment(task: Task, where: Path, metadata: Mapping[str, Any]) -> None:
-    spec = metadata.get("env_spec")
+    spec, origin = metadata.get("env_spec"), metadata.get(ORIGIN_KEY)
     found = json.loads(spec).get("id") if isinstance(spec, str) else None
+    if isinstance(origin, str) and json.loads(origin).get("task") in all_tasks():
+        found = all_tasks()[json.loads(origin)["task"]].env_id
     if found and _base(found) != _base(task.env_id):
         raise DataError(
             f"{where} was collected in {found}, but {task.name} is evaluated in {task.env_id}; "

@@ -39,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Original:
-    """A dataset about to be stored, and where it comes from (kept in its Minari metadata)."""
+    """A dataset about to be stored, and where it comes from.
+
+    ``origin`` is kept in its Minari metadata, with the task's name and the content's fingerprint.
+    """
 
     data: FlatDataset
     origin: Mapping[str, Any]
@@ -81,10 +84,11 @@ def how_to_get(name: DatasetName) -> str:
         return f"`ractd data download {name.task.name}{option}` fetches it"
     if name.source == LOCAL and name.task.generated:
         return f"`ractd data make {name}` generates it"
-    known = sorted({here.source for here in present_datasets()} | {D4RL, MINARI, LOCAL})
+    known = {here.source for here in present_datasets()} | {D4RL, MINARI, LOCAL}
+    known -= {name.source}
     return (
         f"`ractd data import FILE --task {name.task.name} --source {name.source}` stores data of "
-        f"your own{near(name.source, known)}"
+        f"your own{near(name.source, sorted(known))}"
     )
 
 
@@ -100,9 +104,9 @@ def put(name: DatasetName, make: Callable[[], Original]) -> bool:
             return False
         original = make()
         with new_dataset(name) as staging:
-            write_minari(
-                staging, original.data, original.origin, original.algorithm, original.description
-            )
+            data = original.data
+            origin = {**original.origin, "task": name.task.name, "fingerprint": data.fingerprint}
+            write_minari(staging, data, origin, original.algorithm, original.description)
         return True
 
 

@@ -53,7 +53,7 @@ def test_benchmark_values(builder: SweepBuilder) -> None:
     assert 100 <= line["low"] < 140 < line["high"] <= 200
     text = benchmark_text(_benchmark(builder)).iloc[0]
     assert text["score [95 % CI]"].startswith("140.0 [")
-    assert (text["gap"], text["σ"], text["calls per plan"]) == ("+10.0", "0.0001", "1")
+    assert (text["gap"], text["σ"], text["network calls"]) == ("+10.0", "0.0001", "1")
     assert (text["fingerprint"], text["training seeds"]) == ("f00dfeed", "1 (seed 0)")
 
 

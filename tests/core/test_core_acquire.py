@@ -27,7 +27,7 @@ from ractd_core.data.generate import LocalRecipe
 from ractd_core.data.minari_io import datasets_root
 from ractd_core.data.rows import Rows, from_rows
 from ractd_core.data.store import folder_of, is_present, load, origin_of
-from ractd_core.tasks import get_task, parse_dataset_name
+from ractd_core.tasks import DatasetName, get_task, parse_dataset_name
 from tests.core.file_server import FileServer, serving
 from tests.core.remote import downloads, install
 from tests.core.sources import (
@@ -81,6 +81,11 @@ def leftovers() -> list[str]:
     return [str(file) for file in found if file.suffix != ".lock"]
 
 
+def kept(name: DatasetName) -> dict[str, str]:
+    """What every dataset's origin records."""
+    return {"task": name.task.name, "fingerprint": load(name).fingerprint}
+
+
 # D4RL's server
 
 
@@ -105,6 +110,7 @@ def test_d4rls_file_is_fetched_converted_and_put_away(
         "kind": "downloaded",
         "url": mirror.url + BELOW,
         "sha256": hashlib.sha256(published).hexdigest(),
+        **kept(KITCHEN),
     }
     assert list((datasets_root() / ".downloads").iterdir()) == []
     assert KITCHEN.task.hdf5_file in shown[-1]
@@ -131,10 +137,6 @@ def test_the_mirror_may_be_named_by_the_environment(
         (lambda whole: whole[:-5], "truncated or damaged"),
         (lambda whole: whole[: len(whole) // 2], "truncated or damaged"),
         (
-            lambda whole: hdf5_bytes(d4rl_rows("kitchen-complete-v0", rows=3000)),
-            "has 3,000 rows, but D4RL's .* has about 3,680",
-        ),
-        (
             lambda whole: hdf5_bytes(d4rl_rows("door-human-v1", rows=3680)),
             "observations are 39 wide, expected 60",
         ),
@@ -156,9 +158,19 @@ def test_what_is_not_d4rls_file_is_deleted_and_may_be_fetched_again(
     assert load(KITCHEN).transitions > 3000
 
 
-def test_a_file_whose_size_is_within_a_hundredth_is_d4rls(mirror: FileServer) -> None:
-    mirror.files[BELOW] = hdf5_bytes(d4rl_rows("kitchen-complete-v0", rows=3680 - 36))
+@pytest.mark.parametrize(("rows", "warned"), [(3680 - 36, False), (3000, True)])
+def test_a_download_of_another_size_is_warned_of(
+    mirror: FileServer, rows: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror.files[BELOW] = hdf5_bytes(d4rl_rows("kitchen-complete-v0", rows=rows))
     assert download(KITCHEN, mirror=mirror.url)
+    said = "has 3,000 rows, but D4RL's mini_kitchen_microwave_kettle_light_slider-v0.hdf5 has about"
+    assert (said in caplog.text) == warned
+
+
+def test_a_mirrors_password_is_not_recorded(mirror: FileServer) -> None:
+    assert download(KITCHEN, mirror=mirror.url.replace("//", "//me:secret@"))
+    assert origin_of(KITCHEN)["url"] == mirror.url + BELOW
 
 
 def test_an_absent_mirror_file_stores_nothing(mirror: FileServer) -> None:
@@ -232,15 +244,21 @@ def test_a_file_is_imported_once_and_says_where_it_came_from(
         "kind": "imported",
         "file": "mine.hdf5",
         "sha256": hashlib.sha256(published).hexdigest(),
+        **kept(name),
     }
     assert import_file(KITCHEN, path)
     other = tmp_path / "other.hdf5"
-    for content in (None, published[:-5], hdf5_bytes(d4rl_rows("kitchen-complete-v0", seed=1))):
+    another = hdf5_bytes(d4rl_rows("kitchen-complete-v0", seed=1))
+    for content, told in (
+        (None, "no such file"),
+        (published[:-5], "damaged"),
+        (another, f"something else; .* delete {folder_of(name)}"),
+    ):
         if content is not None:
             other.write_bytes(content)
-        with pytest.raises(DataError, match=f"is here already, but not from {other}") as caught:
+        with pytest.raises(DataError, match=told) as caught:
             import_file(name, other)
-        assert str(folder_of(name)) in str(caught.value)
+        assert str(other) in str(caught.value)
     # The same file by another way is the same data.
     other.write_bytes(published)
     assert not import_file(name, other)
@@ -250,7 +268,7 @@ def test_d4rls_name_is_for_d4rls_files(tmp_path: Path) -> None:
     short, npz = tmp_path / "short.hdf5", tmp_path / "all.npz"
     short.write_bytes(hdf5_bytes(d4rl_rows("kitchen-complete-v0", rows=3000)))
     write_npz(npz, d4rl_rows("kitchen-complete-v0"))
-    for path, found in ((short, "has 3,000 rows"), (npz, "is an .npz file")):
+    for path, found in ((short, "has 3,000 rows"), (npz, "is no HDF5 file")):
         with pytest.raises(DataError, match=found) as caught:
             import_file(KITCHEN, path)
         message = str(caught.value)
@@ -277,7 +295,7 @@ def test_arrays_of_ones_own() -> None:
     assert import_arrays(name, rows())
     assert not import_arrays(name, rows())
     assert load(name).episodes == 3
-    assert origin_of(name) == {"kind": "imported"}
+    assert origin_of(name) == {"kind": "imported", **kept(name)}
     wide = parse_dataset_name("wide/hopper-medium-v2")
     with pytest.raises(DataError, match="clip_actions"):
         import_arrays(wide, rows(actions=np.full((60, 3), 1.5)))
@@ -372,9 +390,9 @@ def test_a_minari_dataset_becomes_data_of_ones_own() -> None:
     name = parse_dataset_name("mylab/door-human-v1")
     assert import_minari(name, "mine/door-v0")
     assert not import_minari(name, "mine/door-v0")
-    assert origin_of(name) == {"kind": "imported", "minari_id": "mine/door-v0"}
+    assert origin_of(name) == {"kind": "imported", "minari_id": "mine/door-v0", **kept(name)}
     np.testing.assert_allclose(load(name).observations, np.vstack(episodes.states), rtol=1e-6)
-    with pytest.raises(DataError, match="is here already, but not from mine/other-v0"):
+    with pytest.raises(DataError, match="no Minari dataset mine/other-v0"):
         import_minari(name, "mine/other-v0")
     with pytest.raises(DataError, match="label of its own"):
         import_minari(parse_dataset_name("d4rl/door-human-v1"), "mine/door-v0")

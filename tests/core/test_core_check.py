@@ -186,6 +186,8 @@ def constant(actions: np.ndarray[Any, Any]) -> None:
         ("d4rl/maze2d-umaze-v1", [900], None, []),
         ("d4rl/hopper-medium-v2", [5], constant, [r"action dimensions \[1\] are constant"]),
         ("d4rl/antmaze-umaze-v2", [5], None, ["cannot be scored"]),
+        ("minari/pen-human-v1", [5], None, ["not D4RL's own data"]),
+        ("minari/door-human-v1", [5], None, ["not D4RL's own data", "wrong sign"]),
         ("minari/antmaze-umaze-v2", [5], None, ["not D4RL's own data: scores are reported as"]),
     ],
 )
@@ -198,10 +200,16 @@ def test_notes_say_what_to_know_before_training(
     data = dataset(name, lengths)
     if change is not None:
         change(data.actions)
-    report = check(data, {})
+    report = check(data, {"kind": "imported"})
     assert len(report.notes) == len(notes), report.notes
     for note, expected in zip(report.notes, notes, strict=True):
         assert re.search(expected, note)
+
+
+def test_a_file_that_is_not_stored_is_not_said_to_be_anybodys() -> None:
+    assert check(dataset("file/hopper-medium-v2", [5]), {}).notes == ()
+    [note] = check(dataset("file/antmaze-umaze-v2", [5]), {}).notes
+    assert "if it is D4RL's own, policies trained on it cannot be scored" in note
 
 
 def test_a_report_is_plain_json() -> None:

@@ -99,7 +99,12 @@ def test_minari_reads_it_too(stored: DatasetName, original: FlatDataset) -> None
     assert not episode.terminations.any()
     assert dataset.storage.metadata["ref_min_score"] == 23.85
     assert dataset.storage.metadata["ref_max_score"] == 161.86
-    assert origin_of(stored) == {"kind": "generated", "recipe": RECIPE.relevant(stored.task)}
+    assert origin_of(stored) == {
+        "kind": "generated",
+        "recipe": RECIPE.relevant(stored.task),
+        "task": stored.task.name,
+        "fingerprint": load(stored).fingerprint,
+    }
 
 
 def test_terminated_episodes_come_back_terminated() -> None:

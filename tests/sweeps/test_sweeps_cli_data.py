@@ -264,7 +264,7 @@ def test_actions_may_be_clipped(tmp_path: Path) -> None:
 def test_arrays_of_ones_own_need_a_source(tmp_path: Path, root: Path) -> None:
     path = write_npz(tmp_path / "rows.npz", good())
     message = refused("data", "import", str(path), "--task", HOPPER)
-    assert f"{path} is an .npz file, but D4RL's hopper_medium-v2.hdf5 is HDF5" in message
+    assert f"{path} is no HDF5 file, but D4RL's hopper_medium-v2.hdf5 is" in message
     assert "--source (local, or a label of yours)" in message
     assert nothing_stored(root)
     assert "mylab/hopper-medium-v2: imported" in ractd(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ractd_core.config import Recipe
 from ractd_core.tasks import parse_dataset_name
-from sweeps.driver import describe, stage_requests
+from sweeps.driver import Driver, TasksFailedError, describe, stage_requests
 from sweeps.embedded_ray import ResourceError, capacity, check_resources
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.search_space import apply
@@ -36,6 +36,16 @@ def context(search: dict[str, Any], **changes: Any) -> TaskContext:
     }
     spec = parse_spec(yaml.safe_dump(raw), "spec.yaml")
     return TaskContext(SweepFolder(Path("storage"), "one"), spec, spec.datasets()[0], "f" * 64)
+
+
+def test_every_task_whose_data_cannot_be_had_is_named(tmp_path: Path) -> None:
+    here = context({"sigma": RANGE}, tasks=["mylab/maze2d-umaze-v1", "mylab/pen-human-v1"])
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(here.spec)
+    with pytest.raises(TasksFailedError) as caught:
+        Driver(folder).run()
+    for name in here.spec.tasks:
+        assert f"{name}: dataset {name} is not under " in str(caught.value)
 
 
 # Stages before the trials

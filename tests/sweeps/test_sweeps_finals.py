@@ -297,7 +297,7 @@ def test_rows_are_wanted_for_the_winner_by_the_spec(context: TaskContext) -> Non
     one = winner(context)
     assert one is not None
     first = wanted(context, one)
-    assert list(first) == ["ractd", *context.spec.rows]
+    assert list(first) == ["ractd", *context.spec.rows_of(context.dataset)]
     assert len(set(first.values())) == len(first)
     close(context, 1, "completed", 20.0)
     other = winner(context)

@@ -321,7 +321,7 @@ def test_the_quickstart_begins_with_the_paper_and_uses_two_workers() -> None:
     spec = load_spec("quickstart")
     assert spec.first_points("maze2d-umaze-v1")[0] == paper_defaults("maze2d-umaze-v1")
     assert spec.resources.teacher.workers == 2
-    assert set(spec.rows) == {"regression", "teacher", "ctd"}
+    assert set(spec.rows_of(spec.datasets()[0])) == {"regression", "teacher", "ctd"}
 
 
 def test_a_file_wins_over_a_preset_of_its_name(
