@@ -21,12 +21,14 @@ import numpy as np
 import torch
 
 from ractd_core.config import Recipe, WindowConfig
+from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.d4rl_files import read_rows
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.normalizer import Normalizers
 from ractd_core.data.rows import from_rows
 from ractd_core.data.store import load
 from ractd_core.data.windows import ActionWindows
+from ractd_core.envs import Maze2d
 from ractd_core.evaluate import evaluate
 from ractd_core.policy import LANES, Planner, RecedingHorizon
 from ractd_core.stages import make_stage
@@ -88,6 +90,19 @@ def bench_import(folder: Path) -> FlatDataset:
     print(f"  peak memory {peak:.2f} GiB, {peak * 2**30 / size:.1f} x the arrays")
     print(f"opening the cache, checksum included: {opened:.2f} s for {size / 1e6:.0f} MB")
     return data
+
+
+def bench_collector() -> None:
+    """D4RL's waypoint collector, against the bare simulator's steps."""
+    name, steps = parse_dataset_name("local/maze2d-umaze-v1"), 50_000
+    env = Maze2d(name.task)
+    env.reset(seed=0)
+    bare = seconds(lambda: [env.step(np.zeros(2)) for _ in range(steps)])
+    whole = seconds(lambda: collect_maze2d(name, steps))
+    print(
+        f"maze2d collector: {steps / whole:,.0f} transitions/s, {whole / bare:.1f} x the time of "
+        "the environment's steps alone"
+    )
 
 
 def bench_windows(data: FlatDataset) -> None:
@@ -157,6 +172,7 @@ def main() -> None:
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         data = bench_import(Path(scratch))
         bench_windows(data)
+        bench_collector()
         steps = 1
         if len(sys.argv) > 1:
             name = parse_dataset_name("local/hopper-medium-v2")
