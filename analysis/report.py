@@ -27,7 +27,7 @@ from analysis.tables import (
 _BENCHMARK_NOTE = (
     "Scores are means with a 95 % bootstrap interval over episodes. α, β, σ weight the "
     "consistency, denoising and reward losses; network calls are those of one plan (mazes) or one "
-    "action."
+    "action; a name such as teacher:ddim-20 or ractd:2 says by which sampler and in how many."
 )
 _TRIALS_NOTE = "Scores of the search, on the seeds that trials were selected with."
 _NO_TRIALS = "No trial has finished yet."

@@ -14,7 +14,7 @@ from analysis.stats import bootstrap_mean, iqm
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
 PUBLISHED = "RACTD (published, D4RL's own data)"
 _DATA = "data (its own behaviour)"
-_ORDER = (_DATA, "regression", "teacher", "ctd", "ractd", PUBLISHED)
+_ORDER = (_DATA, "regression", "teacher", "ctm", "ctd", "ractd", PUBLISHED)
 _BENCHMARK_COLUMNS = {
     "task": "str",
     "dataset": "str",
@@ -51,9 +51,9 @@ def benchmark_table(sweep: Sweep) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
     position = {method: place for place, method in enumerate(_ORDER)}
     order = frame.assign(
-        position=frame["method"].map(position).fillna(len(_ORDER) - 1.5),
+        position=frame["method"].str.split(":").str[0].map(position).fillna(len(_ORDER) - 1.5),
         published=frame["method"] == PUBLISHED,
-    ).sort_values(["task", "published", "dataset", "position", "horizon", "training_seed"])
+    ).sort_values(["task", "published", "dataset", "position", "nfe", "horizon", "training_seed"])
     return frame.loc[order.index].reset_index(drop=True)
 
 

@@ -26,7 +26,7 @@ def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Laten
 
     Three calls warm up; on an accelerator the clock is read after it has finished.
     """
-    shape = (batch, planner.horizon, planner.dims)
+    shape = (batch, planner.draws, planner.horizon, planner.dims)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(planner.device)
     seen = torch.zeros(batch, planner.context, planner.observation_dims, device=planner.device)
     taken = []

@@ -85,6 +85,18 @@ class NoiseConfig(Config):
         return self
 
 
+class Sampling(Config):
+    """How windows are sampled, in ``calls`` network calls each.
+
+    A teacher's ``method``: ``heun`` (two calls per step) and ``euler`` on EDM's noise levels,
+    ``ddim`` and ``ddpm`` (ancestral) on DDPM's. A student jumps ``calls`` times from falling noise
+    levels. Null ``calls`` are the teacher's whole grid of bins, and one jump.
+    """
+
+    method: Literal["heun", "euler", "ddim", "ddpm"] = "heun"
+    calls: Positive | None = None
+
+
 class UNetConfig(Config):
     """The temporal U-Net: one level per entry of ``widths``, on patches of ``patch`` states."""
 

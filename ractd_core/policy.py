@@ -16,9 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ractd_core.config import NoiseConfig, Sampling
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
-from ractd_core.diffusion.samplers import initial_noise, sample_heun, sample_one_step
-from ractd_core.diffusion.schedule import grid
+from ractd_core.diffusion.samplers import (
+    initial_noise,
+    sample_ancestral,
+    sample_euler,
+    sample_heun,
+    sample_steps,
+)
+from ractd_core.diffusion.schedule import ddpm_grid, grid
 from ractd_core.draws import generator
 from ractd_core.envs import Array
 from ractd_core.stages import Model, load_model, window_dims
@@ -49,12 +56,14 @@ class Policy(Protocol):
 class Planner:
     """Windows of states or actions from the observations that condition them.
 
-    A teacher samples by Heun over its whole grid, a student in one step, a regression directly.
     ``calls`` is the number of network calls per window (NFE), ``context`` the number of
-    observations that condition it.
+    observations that condition it. A regression has no noise and takes one call. Raises ValueError
+    for a ``sampling`` that the model cannot do.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, device: torch.device, sampling: Sampling | None = None
+    ) -> None:
         self.normalizers = model.normalizers.to(device)
         self.network = model.network.to(device)
         self.modelled: str = model.about["modelled"]
@@ -64,42 +73,65 @@ class Planner:
         self.dims = window_dims(model.about)
         self.device = device
         self._output = getattr(self.normalizers, _NORMALIZER[self.modelled])
+        self.sampling = sampling or Sampling()
+        self.calls = self.sampling.calls or 1
         if isinstance(self.network, Denoiser):
-            self._sigmas = grid(self.network.noise, device)
-            self.calls = 2 * (len(self._sigmas) - 1)
-        else:
-            self.calls = 1
+            self._teach(self.network.noise)
+        elif isinstance(self.network, ConsistencyTrajectory):
+            self._sigmas = grid(self.network.noise, device, self.calls + 1)[:-1]
+        elif self.calls > 1:
+            raise ValueError(f"a regression takes one call, found calls {self.calls}")
+        stochastic = self.sampling.method == "ddpm" or not isinstance(self.network, Denoiser)
+        self.draws = self.calls if stochastic else 1
+
+    def _teach(self, noise: NoiseConfig) -> None:
+        method, calls = self.sampling.method, self.sampling.calls
+        per_step = 2 if method == "heun" else 1
+        if calls is not None and calls % per_step:
+            raise ValueError(f"{method} takes {per_step} calls per step, found calls {calls}")
+        bins = noise.bins if calls is None else calls // per_step + 1
+        levels = ddpm_grid if method in ("ddim", "ddpm") else grid
+        self._sigmas = levels(noise, self.device, bins)
+        self.calls = per_step * (bins - 1)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Planner:
+    def load(cls, path: Path, device: torch.device, sampling: Sampling | None = None) -> Planner:
         """From a finished teacher's, student's or regression's model file."""
-        return cls(load_model(path, "teacher", "student", "regression", device=device), device)
+        model = load_model(path, "teacher", "student", "regression", device=device)
+        return cls(model, device, sampling)
 
     @torch.inference_mode()
     def plan(self, observations: Tensor, z: Tensor) -> Tensor:
         """Windows (batch, horizon, dims) in data units.
 
         ``observations`` (batch, context, obs_dim) in data units: a plan's first and last state, or
-        the last ones before an action, oldest first. ``z`` is standard normal noise of the windows'
-        shape.
+        the last ones before an action, oldest first. ``z`` (batch, draws, horizon, dims) is
+        standard normal: the sampler's start and what it adds on the way.
         """
         cond = self.normalizers.observations.normalize(observations).flatten(1)
-        if isinstance(self.network, ConsistencyTrajectory):
-            x = sample_one_step(self.network, initial_noise(self.network.noise, z), cond)
-        elif isinstance(self.network, Denoiser):
-            start = initial_noise(self.network.noise, z)
-            x = sample_heun(self.network, start, cond, self._sigmas)
+        first, *later = z.unbind(1)
+        network, method = self.network, self.sampling.method
+        if isinstance(network, ConsistencyTrajectory):
+            start = initial_noise(network.noise, first)
+            x = sample_steps(network, start, cond, self._sigmas, later)
+        elif isinstance(network, Denoiser):
+            start = initial_noise(network.noise, first)
+            if method == "ddpm":
+                x = sample_ancestral(network, start, cond, self._sigmas, later)
+            else:
+                sample = sample_heun if method == "heun" else sample_euler
+                x = sample(network, start, cond, self._sigmas)
         else:
-            nothing = torch.zeros_like(z)
-            x = self.network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
+            nothing = torch.zeros_like(first)
+            x = network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
         return self._output.unnormalize(x)
 
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
-        """Noise (count, horizon, dims) of an episode's windows numbered from ``first``.
+        """Noise (count, draws, horizon, dims) of an episode's windows numbered from ``first``.
 
         It depends on the arguments alone. ``first`` is a multiple of ``count``.
         """
-        shape = (count, self.horizon, self.dims)
+        shape = (count, self.draws, self.horizon, self.dims)
         return torch.randn(shape, generator=generator(seed, first // count))
 
 
@@ -122,8 +154,8 @@ class PlanAndTrack:
 
     def __init__(self, planner: Planner, lanes: int = LANES) -> None:
         self.planner, self.lanes = planner, lanes
-        self._noise = torch.zeros(lanes, planner.horizon, planner.dims)
-        self._plans = np.zeros(self._noise.shape)
+        self._noise = torch.zeros(lanes, planner.draws, planner.horizon, planner.dims)
+        self._plans = np.zeros((lanes, planner.horizon, planner.dims))
         self._step = np.zeros(lanes, dtype=np.int64)
 
     def start(
@@ -157,7 +189,8 @@ class RecedingHorizon:
     def __init__(self, planner: Planner, lanes: int = LANES) -> None:
         self.planner, self.lanes = planner, lanes
         self._past = torch.zeros(lanes, planner.context, planner.observation_dims)
-        self._noise = torch.zeros(lanes, _NOISE_BLOCK, planner.horizon, planner.dims)
+        self._block = max(1, _NOISE_BLOCK // planner.draws)
+        self._noise = torch.zeros(lanes, self._block, planner.draws, planner.horizon, planner.dims)
         self._seeds = np.zeros(lanes, dtype=np.int64)
         self._step = np.zeros(lanes, dtype=np.int64)
         self._fresh = np.zeros(lanes, dtype=bool)
@@ -177,11 +210,11 @@ class RecedingHorizon:
         self._past = torch.cat([self._past[:, 1:], seen[:, None]], dim=1)
         self._past[self._fresh] = seen[self._fresh][:, None].expand(-1, planner.context, -1)
         self._fresh[:] = False
-        for lane in np.flatnonzero(self._step % _NOISE_BLOCK == 0):
+        for lane in np.flatnonzero(self._step % self._block == 0):
             self._noise[lane] = planner.noise(
-                int(self._seeds[lane]), int(self._step[lane]), _NOISE_BLOCK
+                int(self._seeds[lane]), int(self._step[lane]), self._block
             )
-        z = self._noise[torch.arange(self.lanes), torch.tensor(self._step % _NOISE_BLOCK)]
+        z = self._noise[torch.arange(self.lanes), torch.tensor(self._step % self._block)]
         self._step += 1
         actions = planner.plan(self._past.to(planner.device), z.to(planner.device))
         return actions[:, 0].cpu().numpy().astype(np.float64)

@@ -28,7 +28,7 @@ from ractd_core.files import write_json
 from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
 from sweeps.embedded_ray import capacity, embedded_ray
-from sweeps.finals import evaluate_rows, missing, wanted, winner
+from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
 from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
@@ -253,7 +253,8 @@ class Driver:
             try:
                 ray.get(ready)
             except RayTaskError as error:
-                # The whole traceback is for the log of messages; one line is for people.
+                if isinstance(error.cause, RowsFailedError):
+                    raise TasksFailedError(str(error.cause)) from error
                 rows = ", ".join(sorted(known))
                 raise TasksFailedError(f"{rows}: {failure_reason(error.cause)}") from error
 

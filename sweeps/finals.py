@@ -1,8 +1,9 @@
 """The final rows of a task: the best trial and its comparisons, on episode seeds never used before.
 
 Rows are ``ractd`` (the best trial's student), ``teacher`` (its teacher by Heun over the whole
-grid), ``ctd`` (the same student without reward) and ``regression`` (without diffusion: a maze's
-plan from its ends, elsewhere behaviour cloning).
+grid), ``ctd`` (the same student without reward), ``ctm`` (nor denoising) and ``regression``
+(without diffusion: a maze's plan from its ends, elsewhere behaviour cloning); ``rows.py`` says how
+to name the same by other numbers of calls.
 """
 
 from __future__ import annotations
@@ -16,18 +17,28 @@ from ractd_core.bench import plan_latency
 from ractd_core.evaluate import evaluate
 from ractd_core.files import write_text
 from ractd_core.policy import Planner, make_policy
+from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
 from sweeps.canonical import key_of
 from sweeps.layout import TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
-from sweeps.search_space import apply, canonical_path
+from sweeps.rows import parse_row
+from sweeps.search_space import Scalar, apply, canonical_path
 from sweeps.spec import FINAL_SEED
 from sweeps.stage_store import MODEL, StageRequest
-from sweeps.trial import EPISODES
+from sweeps.trial import EPISODES, failure_reason
 from sweeps.workers import device, use_threads
 
-_REPETITIONS = {"teacher": 10}
-_FAST_REPETITIONS = 200
+_REPETITIONS, _MOST = 10, 200
+"""Timed decisions: at least ten, and as many as 200 network calls allow."""
+_WITHOUT: dict[str, dict[str, Scalar]] = {
+    "ctd": {"student.reward_weight": 0.0},
+    "ctm": {"student.reward_weight": 0.0, "student.dsm_weight": 0.0},
+}
+
+
+class RowsFailedError(RuntimeError):
+    """Some rows of a table could not be played; the message says which and why."""
 
 
 def winner(context: TaskContext) -> Record | None:
@@ -59,14 +70,23 @@ def missing(context: TaskContext) -> list[str]:
 
 
 def evaluate_rows(context_json: dict[str, Any]) -> None:
-    """Build, play and time every row that is missing, one after the other: times are comparable."""
+    """Build, play and time every row that is missing, one after the other: times are comparable.
+
+    One that fails does not keep the others from being played; RowsFailedError names it at the end.
+    """
     context = TaskContext.from_json(context_json)
     use_threads(context.spec.resources.student.cpus)
     best = winner(context)
     assert best is not None
     plan = _plan_of(context, best)
+    failed = []
     for method in missing(context):
-        _evaluate_row(plan, best, method, wanted(context, best)[method])
+        try:
+            _evaluate_row(plan, best, method, wanted(context, best)[method])
+        except (ValueError, DivergedError) as error:
+            failed.append(f"{method}: {failure_reason(error)}")
+    if failed:
+        raise RowsFailedError("; ".join(failed))
 
 
 def _plan_of(context: TaskContext, best: Record) -> TrialPlan:
@@ -76,17 +96,18 @@ def _plan_of(context: TaskContext, best: Record) -> TrialPlan:
 
 def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
     context, where = plan.context, device()
-    path, request, trained = _model(plan, best, method)
-    planner = Planner.load(path, where)
+    kind, sampling = parse_row(method)
+    path, request, trained = _model(plan, best, kind)
+    planner = Planner.load(path, where, sampling)
     count = context.spec.evaluation.final_episodes
     seeds = range(FINAL_SEED, FINAL_SEED + count)
     result = evaluate(make_policy(planner), context.dataset, seeds)
-    latency = plan_latency(planner, repetitions=_REPETITIONS.get(method, _FAST_REPETITIONS))
+    latency = plan_latency(planner, repetitions=max(_REPETITIONS, _MOST // planner.calls))
     write_text(context.folder.rows.folder(key) / EPISODES, result.csv())
     identity = plan.identity()
-    if method == "ctd":
-        identity["params"] |= {"reward_weight": 0.0}
-    elif method != "ractd":
+    if kind in _WITHOUT:
+        identity["params"] |= {path.split(".")[1]: 0.0 for path in _WITHOUT[kind]}
+    elif kind != "ractd":
         identity["params"] = {"horizon": plan.recipe.window.horizon}
         identity["training_seed"] = request.definition["config"]["seed"]
     record = {
@@ -115,19 +136,17 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
     context.folder.rows.put(key, record)
 
 
-def _model(plan: TrialPlan, best: Record, method: str) -> tuple[Path, StageRequest, dict[str, Any]]:
-    """The row's model, built if need be, and what its training took."""
+def _model(plan: TrialPlan, best: Record, kind: str) -> tuple[Path, StageRequest, dict[str, Any]]:
+    """The model of a row of this kind, built if need be, and what its training took."""
     context = plan.context
     taken = ("steps", "seconds", "workers")
-    if method == "ractd":
+    if kind == "ractd":
         path = context.folder.trials.folder(best["key"]) / MODEL
         return path, plan.student, {key: best[key] for key in taken}
-    recipe = plan.recipe
-    if method == "ctd":
-        recipe = apply(recipe, {"student.reward_weight": 0.0})
-    kind = "student" if method == "ctd" else method
-    request = context.request(kind, recipe)
-    resources = getattr(context.spec.resources, kind, context.spec.resources.student)
+    recipe = apply(plan.recipe, _WITHOUT.get(kind, {}))
+    stage = "student" if kind in _WITHOUT else kind
+    request = context.request(stage, recipe)
+    resources = getattr(context.spec.resources, stage, context.spec.resources.student)
     store = context.folder.store
     manifest = ensure_stage(store, request, resources, context.folder.scratch)
     return store.path(request.name), request, {key: manifest[key] for key in taken}

@@ -24,9 +24,16 @@ from pydantic import (
 )
 
 from cluster.protocol import JobError, check_name
-from ractd_core.config import Config, NonNegative, Positive, PositiveFloat, Recipe
+from ractd_core.config import (
+    Config,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Recipe,
+)
 from ractd_core.data.generate import LocalRecipe
 from ractd_core.tasks import DatasetName, expand_datasets, near, parse_dataset_name
+from sweeps.rows import Row
 from sweeps.search_space import (
     Choices,
     Parameter,
@@ -163,16 +170,15 @@ Point = Annotated[
 """A trial to begin with: values of searched fields, or ``paper``, the released configuration."""
 
 
-Row = Literal["regression", "teacher", "ctd"]
-
-
 class SweepSpec(Config):
     """A sweep: for each task, ``trials`` students searched over ``search``.
 
     ``tasks`` are datasets such as ``local/maze2d-umaze-v1`` or groups of them such as
-    ``d4rl/gym-mujoco-9`` or ``minari/kitchen-*``. ``rows`` are compared with the winner; null means
-    all for mazes, and all but the teacher elsewhere: its 158 network calls at every step of an
-    episode, where a maze's plan is made once, take hours on a CPU.
+    ``d4rl/gym-mujoco-9`` or ``minari/kitchen-*``. ``rows`` are compared with the winner: its
+    ``teacher``, the student without reward (``ctd``) and without denoising too (``ctm``),
+    ``regression``, and any of these by other numbers of network calls (:mod:`sweeps.rows`). Null
+    means regression, teacher and ctd, the teacher by 20 calls of DDIM outside mazes: its 158 at
+    every step of an episode, where a maze's plan is made once, take hours on a CPU.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -214,8 +220,8 @@ class SweepSpec(Config):
         """The rows to compare the winner of one task with."""
         if self.rows is not None:
             return self.rows
-        slow = dataset.task.domain != "maze2d"
-        return ("regression", "ctd") if slow else ("regression", "teacher", "ctd")
+        plans = dataset.task.domain == "maze2d"
+        return ("regression", "teacher" if plans else "teacher:ddim-20", "ctd")
 
     def datasets(self) -> list[DatasetName]:
         """The datasets that ``tasks`` names."""

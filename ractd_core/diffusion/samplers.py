@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from ractd_core.config import NoiseConfig
@@ -33,32 +32,106 @@ def heun_step(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, cond: Tensor) -
     return x + step * (slope + slope_there) / 2
 
 
+Callback = Callable[[int, Tensor], None]
+
+
+def bounded(denoise: Denoise, clamp: float | None) -> Denoise:
+    """``denoise`` with its plans clamped to ±``clamp``; None leaves it as it is."""
+
+    def clean(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        plan = denoise(x, t, cond)
+        return plan if clamp is None else plan.clamp(-clamp, clamp)
+
+    return clean
+
+
 def sample_heun(
     denoise: Denoise,
     x: Tensor,
     cond: Tensor,
     sigmas: Tensor,
     clamp: float | None = 1.0,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Integrate the probability-flow ODE down ``sigmas`` (bins,): 2·(bins - 1) network calls.
 
     ``clamp`` bounds every denoised plan, the normalized data's range being [-1, 1]; None does not.
     ``callback(step, x)`` sees every step. Returns the plan (batch, horizon, dims).
     """
-
-    def bounded(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        clean = denoise(x, t, cond)
-        return clean if clamp is None else clean.clamp(-clamp, clamp)
-
+    clean = bounded(denoise, clamp)
     for index, (t, s) in enumerate(itertools.pairwise(sigmas)):
-        x = heun_step(bounded, x, t.expand(len(x)), s.expand(len(x)), cond)
+        x = heun_step(clean, x, t.expand(len(x)), s.expand(len(x)), cond)
         if callback is not None:
             callback(index, x)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
-def sample_one_step(student: ConsistencyTrajectory, x: Tensor, cond: Tensor) -> Tensor:
-    """G(x_T, T, 0), clamped to the normalized data's range: one network call."""
-    t = torch.full((len(x),), student.noise.sigma_max, device=x.device)
-    return student.to_data(x, t, cond).clamp(-1.0, 1.0)
+def sample_euler(
+    denoise: Denoise,
+    x: Tensor,
+    cond: Tensor,
+    sigmas: Tensor,
+    clamp: float | None = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """As :func:`sample_heun` by Euler's method: bins - 1 network calls.
+
+    ``x_s = D + (s/t) (x - D)`` is also DDIM's step (Song et al. 2021, equation 12 with η = 0)
+    written for x_t = x_0 + t·ε; what DDIM does otherwise is its choice of noise levels.
+    """
+    clean = bounded(denoise, clamp)
+    for index, (t, s) in enumerate(itertools.pairwise(sigmas)):
+        plan = clean(x, t.expand(len(x)), cond)
+        x = plan + s / t * (x - plan)
+        if callback is not None:
+            callback(index, x)
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def sample_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    cond: Tensor,
+    sigmas: Tensor,
+    z: Sequence[Tensor],
+    clamp: float | None = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DDPM's ancestral sampling down ``sigmas`` (bins,): bins - 1 network calls.
+
+    Every step draws from q(x_s | x_t, x_0 = D) (Ho et al. 2020, equation 7), which for
+    x_t = x_0 + t·ε has mean D + (s/t)² (x - D) and variance s² (1 - s²/t²); the last step takes the
+    mean. ``z`` are bins - 2 standard normal tensors of ``x``'s shape (ValueError otherwise).
+    """
+    if len(z) != len(sigmas) - 2:
+        raise ValueError(f"{len(sigmas)} levels take {len(sigmas) - 2} draws, found {len(z)}")
+    clean = bounded(denoise, clamp)
+    for index, (t, s) in enumerate(itertools.pairwise(sigmas)):
+        plan = clean(x, t.expand(len(x)), cond)
+        x = plan + (s / t) ** 2 * (x - plan)
+        if index < len(z):
+            x = x + s * (1 - (s / t) ** 2).sqrt() * z[index]
+        if callback is not None:
+            callback(index, x)
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def sample_steps(
+    student: ConsistencyTrajectory, x: Tensor, cond: Tensor, sigmas: Tensor, z: Sequence[Tensor]
+) -> Tensor:
+    """Jump to clean data from each of ``sigmas`` (calls,) in turn: as many network calls.
+
+    Between two jumps the plan is noised again to the next, lower level (Song et al. 2023,
+    algorithm 1). ``x`` is at ``sigmas[0]``, ``z`` are calls - 1 standard normal tensors of its
+    shape. Plans are clamped to the normalized data's range. Raises ValueError if ``sigmas`` do not
+    fall.
+    """
+    if (sigmas.diff() >= 0).any():
+        raise ValueError(f"noise levels must fall from call to call, found {sigmas.tolist()}")
+    plan = student.to_data(x, sigmas[0].expand(len(x)), cond).clamp(-1.0, 1.0)
+    for t, fresh in zip(sigmas[1:], z, strict=True):
+        # At sigma_min itself, rounding can leave less than 0.
+        added = (t**2 - student.noise.sigma_min**2).clamp(min=0).sqrt()
+        x = plan + added * fresh
+        plan = student.to_data(x, t.expand(len(x)), cond).clamp(-1.0, 1.0)
+    return plan

@@ -5,6 +5,7 @@ A time is its noise level: x_t = x_0 + t·ε (Karras et al. 2022).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ractd_core.config import NoiseConfig, Times
 from ractd_core.draws import Draws
 
 _P_MEAN, _P_STD = -1.2, 1.2
+_DDPM_STEPS, _DDPM_BETAS = 1000, (1e-4, 0.02)
 _MIXED_SPAN = 0.7
 
 
@@ -25,10 +27,26 @@ def warped(noise: NoiseConfig, fraction: Tensor) -> Tensor:
     return ((high + fraction * (low - high)) ** noise.rho).clamp(noise.sigma_min, noise.sigma_max)
 
 
-def grid(noise: NoiseConfig, device: torch.device | str = "cpu") -> Tensor:
-    """The ``bins`` noise levels, shape (bins,), from sigma_max down to sigma_min."""
-    fractions = torch.linspace(0, 1, noise.bins, dtype=torch.float64, device=device)
+def grid(noise: NoiseConfig, device: torch.device | str = "cpu", bins: int | None = None) -> Tensor:
+    """``bins`` noise levels (default: the configuration's), from sigma_max down to sigma_min."""
+    fractions = torch.linspace(0, 1, bins or noise.bins, dtype=torch.float64, device=device)
     return warped(noise, fractions).float()
+
+
+def ddpm_grid(noise: NoiseConfig, device: torch.device | str, bins: int) -> Tensor:
+    """``bins`` noise levels of DDPM's chain, from sigma_max down to sigma_min.
+
+    Evenly spaced in the timesteps of its linear schedule (Ho et al. 2020: 1,000 steps, β from 1e-4
+    to 0.02), whose noise level is σ_i = √((1 - ᾱ_i) / ᾱ_i), between those whose levels are the two
+    ends.
+    """
+    beta = torch.linspace(*_DDPM_BETAS, _DDPM_STEPS, dtype=torch.float64)
+    kept = (1 - beta).cumprod(0)
+    levels, steps = ((1 - kept) / kept).sqrt().log().numpy(), np.arange(_DDPM_STEPS)
+    first, last = np.interp(np.log([noise.sigma_max, noise.sigma_min]), levels, steps)
+    chosen = np.exp(np.interp(np.linspace(first, last, bins), steps, levels))
+    chosen[0], chosen[-1] = noise.sigma_max, noise.sigma_min
+    return torch.tensor(chosen, dtype=torch.float32, device=device)
 
 
 def training_times(noise: NoiseConfig, times: Times, draws: Draws) -> Tensor:

@@ -58,6 +58,20 @@ def test_speed_up(full: SweepBuilder) -> None:
     assert "published: 142x" in line
 
 
+def test_every_sampler_of_the_teacher_has_its_speed_up(builder: SweepBuilder) -> None:
+    builder.row("teacher", nfe=158, latency=90.0)
+    builder.row("teacher:ddim-20", nfe=20, latency=18.0)
+    builder.row("ractd", latency=1.0)
+    # Another number of the student's calls is another method.
+    builder.row("ractd:2", nfe=2, latency=2.0)
+    whole, few = speed_up_lines(load_sweep(builder.storage, "quickstart"))
+    assert "90x faster than the teacher's 158" in whole
+    assert "18x faster than teacher:ddim-20's 20" in few
+    # 142x was published against the whole grid.
+    assert "published" in whole
+    assert "published" not in few
+
+
 def test_speed_up_needs_like_measurements(builder: SweepBuilder) -> None:
     builder.row("teacher", nfe=158, latency=5.0, device="cuda")
     builder.row("ractd", latency=0.9)

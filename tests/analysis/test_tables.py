@@ -43,6 +43,51 @@ def test_benchmark_order_and_origin(full: SweepBuilder) -> None:
     assert table["low"].isna().tolist() == [False] * 5 + [True]
 
 
+def test_rows_of_other_calls_stand_with_their_method(builder: SweepBuilder) -> None:
+    for method in (
+        "ractd:4",
+        "teacher:ddim-20",
+        "ctd:2",
+        "ractd",
+        "ctm:2",
+        "teacher",
+        "unheard-of",
+        "ctm",
+        "regression",
+        "ctd",
+    ):
+        # The ledger's folders are read by name: theirs have nothing to do with the order.
+        builder.row(method, key=method[::-1].replace(":", "-"))
+    builder.data()
+    methods = list(_benchmark(builder)["method"])
+    places = [method.split(":")[0] for method in methods]
+    assert list(dict.fromkeys(places)) == [
+        "data (its own behaviour)",
+        "regression",
+        "teacher",
+        "ctm",
+        "ctd",
+        "ractd",
+        "unheard-of",
+        PUBLISHED,
+    ]
+    # Each stands in one block: no method comes back after another's rows.
+    assert places == sorted(places, key=list(dict.fromkeys(places)).index)
+    assert len(methods) == 12
+    assert {"teacher:ddim-20", "ctd:2", "ctm:2", "ractd:4"} <= set(methods)
+
+
+def test_a_row_of_other_calls_is_a_setting_of_its_own(builder: SweepBuilder) -> None:
+    for seed in range(3):
+        builder.row("ractd", key=f"one{seed}", training_seed=seed)
+    builder.row("ractd:2", key="two", nfe=2, training_seed=5)
+    table = _benchmark(builder).dropna(subset="training_seeds").drop_duplicates("method")
+    assert table.set_index("method")["training_seeds"].to_dict() == {"ractd": 3, "ractd:2": 1}
+    calls = benchmark_text(_benchmark(builder)).set_index("method")["network calls"]
+    assert calls["ractd:2"] == "2"
+    assert set(calls["ractd"]) == {"1"}
+
+
 def test_benchmark_values(builder: SweepBuilder) -> None:
     builder.row("ractd", [100.0, 120.0, 140.0, 200.0], selection_score=150.0)
     line = _benchmark(builder).iloc[0]

@@ -89,8 +89,8 @@ def test_windows_of_actions_are_planned_from_as_many_observations_as_there_is_hi
         stage.result(stage.network, normalizers).save(files[part])
     planner = Planner.load(files[kind], CPU)
     assert (planner.context, planner.horizon, planner.dims) == (history, 16, ACTED)
-    assert planner.noise(3).shape == (1, 16, ACTED)
-    seen, z = torch.randn(5, history, OBSERVED), torch.randn(5, 16, ACTED)
+    assert planner.noise(3).shape == (1, 1, 16, ACTED)
+    seen, z = torch.randn(5, history, OBSERVED), torch.randn(5, 1, 16, ACTED)
     plans = planner.plan(seen, z)
     assert plans.shape == (5, 16, ACTED)
     # Every one of the observations counts.

@@ -6,6 +6,7 @@ Distillation alone keeps both modes; the reward term leaves the one that pays.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 
 from ractd_core.config import NoiseConfig, OptimConfig, StudentConfig
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, column
-from ractd_core.diffusion.samplers import initial_noise, sample_heun
-from ractd_core.diffusion.schedule import grid
+from ractd_core.diffusion.samplers import (
+    initial_noise,
+    sample_ancestral,
+    sample_euler,
+    sample_heun,
+)
+from ractd_core.diffusion.schedule import ddpm_grid, grid
 from ractd_core.draws import Draws
 from ractd_core.losses import plan_reward_loss, student_loss
 from ractd_core.training import Trainer
@@ -105,8 +111,28 @@ def distilled(reward_weight: float) -> Tensor:
         return trainer.ema.to_data(start(), torch.full((4000,), 80.0), NO_COND).flatten()
 
 
-def test_the_teacher_samples_both_modes() -> None:
-    x = sample_heun(MixtureTeacher(), start(), NO_COND, grid(NOISE), clamp=None).flatten()
+def by_heun() -> Tensor:
+    return sample_heun(MixtureTeacher(), start(), NO_COND, grid(NOISE), clamp=None)
+
+
+def by_euler() -> Tensor:
+    return sample_euler(MixtureTeacher(), start(), NO_COND, grid(NOISE, bins=60), clamp=None)
+
+
+def by_ddim() -> Tensor:
+    sigmas = ddpm_grid(NOISE, "cpu", 60)
+    return sample_euler(MixtureTeacher(), start(), NO_COND, sigmas, clamp=None)
+
+
+def by_ddpm() -> Tensor:
+    sigmas = ddpm_grid(NOISE, "cpu", 60)
+    z = torch.randn(58, 4000, 1, 1, generator=torch.Generator().manual_seed(1))
+    return sample_ancestral(MixtureTeacher(), start(), NO_COND, sigmas, list(z), clamp=None)
+
+
+@pytest.mark.parametrize("sample", [by_heun, by_euler, by_ddim, by_ddpm])
+def test_the_teacher_samples_both_modes(sample: Callable[[], Tensor]) -> None:
+    x = sample().flatten()
     nearest = (x[:, None] - MODES).abs().min(1).values
     assert float((nearest < 0.2).float().mean()) > 0.98
     assert float((x > 0).float().mean()) == pytest.approx(0.5, abs=0.04)

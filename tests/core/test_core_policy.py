@@ -77,7 +77,9 @@ def test_the_students_plan_is_its_jump_from_noise_written_out(models: dict[str, 
     given, z = ends(4), noise_of(planner, 5, 6, 7, 8)
     low, span = model.normalizers.observations.low, model.normalizers.observations.scale
     cond = torch.cat([(given[:, end] - low) / span - 1 for end in (0, 1)], dim=1)
-    clean = model.network(z, torch.full((4,), 80.0), torch.full((4,), 0.02), cond).clamp(-1, 1)
+    start = z[:, 0]
+    top, end = torch.full((4,), 80.0), torch.full((4,), 0.02)
+    clean = model.network(start, top, end, cond).clamp(-1, 1)
     expected = (clean + 1) * span + low
     torch.testing.assert_close(planner.plan(given, z), expected, atol=1e-5, rtol=1e-5)
 
@@ -90,7 +92,7 @@ def test_the_teachers_plan_is_heuns_method_written_out(models: dict[str, Path]) 
     cond = torch.cat([(given[:, end] - low) / span - 1 for end in (0, 1)], dim=1)
     assert isinstance(model.network, Denoiser)
     sigmas = grid(model.network.noise)
-    x = z
+    x = z[:, 0]
     for t, s in pairwise(sigmas):
         here, there = t.expand(2), s.expand(2)
         slope = (x - model.network(x, here, cond).clamp(-1, 1)) / t
@@ -116,10 +118,10 @@ def test_a_plan_depends_on_its_own_seed_and_states_only(kind: str, models: dict[
     planner = Planner.load(models[kind], CPU)
     seeds = [3, 1, 4, 15, 9]
     noise = noise_of(planner, *seeds)
-    assert noise.shape == (5, 16, 4)
+    assert noise.shape == (5, 1, 16, 4)
     assert torch.equal(noise_of(planner, *seeds[::-1]), noise.flip(0))
     assert torch.equal(planner.noise(4)[0], noise[2])
-    assert len({float(row[0, 0]) for row in noise_of(planner, *range(50))}) == 50
+    assert len({float(row[0, 0, 0]) for row in noise_of(planner, *range(50))}) == 50
     given = ends(5)
     together = planner.plan(given, noise)
     for row in range(5):
@@ -145,6 +147,8 @@ def test_a_reward_model_does_not_plan(models: dict[str, Path]) -> None:
 class Given(Planner):
     """Returns given plans, one per lane, and remembers what it was asked."""
 
+    draws = 1
+
     def __init__(self, plans: NDArray[np.float64]) -> None:
         self.plans = torch.tensor(plans, dtype=torch.float32)
         _, self.horizon, self.dims = plans.shape
@@ -157,7 +161,7 @@ class Given(Planner):
         return self.plans
 
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
-        return torch.full((count, self.horizon, self.dims), float(seed))
+        return torch.full((count, self.draws, self.horizon, self.dims), float(seed))
 
 
 def tracked(plan: NDArray[np.float64], step: int, state: NDArray[np.float64]) -> Any:
@@ -177,7 +181,7 @@ def test_a_plan_is_tracked_state_by_state_and_then_held() -> None:
     np.testing.assert_allclose(asked[:, 0], start, rtol=1e-6)
     at_rest = np.concatenate([goals, np.zeros((3, 2))], axis=1)
     np.testing.assert_allclose(asked[:, 1], at_rest, rtol=1e-6)
-    assert z[:, 0, 0].tolist() == [8, 9, 7]
+    assert z[:, 0, 0, 0].tolist() == [8, 9, 7]
     for step in range(1, 13):
         state = rng.normal(size=(3, 4))
         expected = [tracked(plans[lane], step, state[lane]) for lane in range(3)]
@@ -206,7 +210,7 @@ def test_an_episode_that_starts_leaves_the_other_lanes_plans_alone() -> None:
         policy.act(state)
     planner.plans = torch.tensor(new, dtype=torch.float32)
     policy.start(np.array([1]), state, goals, [8])
-    assert planner.asked[-1][1][:, 0, 0].tolist() == [1, 8, 3]
+    assert planner.asked[-1][1][:, 0, 0, 0].tolist() == [1, 8, 3]
     for step in range(1, 9):
         expected = [
             tracked(old[0], step + 2, state[0]),

@@ -23,9 +23,10 @@ KINDS = ("teacher", "student", "regression")
 class Recorder(Planner):
     """Numbers its windows' actions, and remembers what it was asked; the noise is the real one."""
 
-    def __init__(self, context: int = 3) -> None:
+    def __init__(self, context: int = 3, draws: int = 1) -> None:
         self.context, self.observation_dims = context, 2
         self.horizon, self.dims = 4, 3
+        self.draws = draws
         self.device = CPU
         self.seen: list[Tensor] = []
         self.z: list[Tensor] = []
@@ -34,7 +35,8 @@ class Recorder(Planner):
         # Copies: the policy may go on writing into what it has handed over.
         self.seen.append(observations.clone())
         self.z.append(z.clone())
-        return torch.arange(float(z.numel())).reshape(z.shape)
+        window = z[:, 0]
+        return torch.arange(float(window.numel())).reshape(window.shape)
 
 
 def observed(lane: int, step: int) -> list[float]:
@@ -77,22 +79,26 @@ def test_the_newest_observation_comes_last(context: int) -> None:
         assert seen[:, -1].tolist() == [observed(0, step), observed(1, step)]
 
 
-def test_the_noise_of_an_episode_depends_on_its_seed_and_its_own_step_alone() -> None:
+@pytest.mark.parametrize("draws", [1, 3, 65])
+def test_the_noise_of_an_episode_depends_on_its_seed_and_its_own_step_alone(draws: int) -> None:
+    # Of 65 draws not even one step's noise fits the block that is drawn at once.
     steps = 150
 
     def noise(starts: dict[int, dict[int, int]], lane: int, begun: int) -> Tensor:
-        planner = Recorder()
+        planner = Recorder(draws=draws)
         play(RecedingHorizon(planner, lanes=3), starts, begun + steps)
         return torch.stack([z[lane] for z in planner.z[begun:]])
 
     alone = noise({0: {1: 42}}, lane=1, begun=0)
+    assert alone.shape == (steps, draws, 4, 3)
     # In another lane, later, beside others, and after an episode of another length.
     later = noise({0: {0: 1, 2: 9}, 5: {1: 3}, 37: {2: 42}}, lane=2, begun=37)
     assert torch.equal(alone, later)
     other = noise({0: {1: 43}}, lane=1, begun=0)
     assert not (alone == other).any()
     # No step's noise comes again, beyond the block that is drawn at once neither.
-    assert len({float(z[0, 0]) for z in alone}) == steps
+    assert len({float(z[0, 0, 0]) for z in alone}) == steps
+    assert len({tuple(z.tolist()) for z in alone[:, :, 0].flatten(0, 1)}) == steps * draws
     assert float(alone.mean()) == pytest.approx(0, abs=0.1)
     assert float(alone.std()) == pytest.approx(1, abs=0.1)
 
@@ -147,7 +153,7 @@ def test_the_students_action_is_its_jump_from_noise_written_out(
 
     cond = torch.cat([(state - seen.low) / seen.scale - 1 for state in (first, second)], dim=1)
     planner = Planner.load(action_models["student"], CPU)
-    z = torch.stack([planner.noise(seed, 0, 64)[1] for seed in (5, 6, 7, 8)])
+    z = torch.stack([planner.noise(seed, 0, 64)[1, 0] for seed in (5, 6, 7, 8)])
     clean = model.network(z, torch.full((4,), 80.0), torch.full((4,), 0.02), cond).clamp(-1, 1)
     expected = (clean[:, 0] + 1) * out.scale + out.low
     np.testing.assert_allclose(actions, expected, atol=1e-5)

@@ -7,13 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
 
 from ractd_core.config import NoiseConfig
 from ractd_core.diffusion.denoiser import scalings
-from ractd_core.diffusion.schedule import grid, karras_weight, training_times, warped
+from ractd_core.diffusion.schedule import (
+    ddpm_grid,
+    grid,
+    karras_weight,
+    training_times,
+    warped,
+)
 from ractd_core.draws import Draws
 
 CPU = torch.device("cpu")
@@ -61,6 +68,84 @@ def test_the_ends_are_exact() -> None:
     sigmas = grid(NoiseConfig())
     assert sigmas[0] == torch.tensor(80.0)
     assert sigmas[-1] == torch.tensor(0.02)
+
+
+@given(st.integers(2, 200))
+def test_a_grid_of_other_bins_is_that_of_a_configuration_with_them(bins: int) -> None:
+    assert torch.equal(grid(NoiseConfig(), bins=bins), grid(NoiseConfig(bins=bins)))
+    assert torch.equal(grid(NoiseConfig(bins=bins)), grid(NoiseConfig(bins=bins), bins=bins))
+
+
+def ddpm_kept() -> list[float]:
+    """ᾱ after each of DDPM's 1,000 steps, multiplied out."""
+    kept, product = [], 1.0
+    for step in range(1000):
+        product *= 1 - (1e-4 + (0.02 - 1e-4) * step / 999)
+        kept.append(product)
+    return kept
+
+
+def ddpm_levels() -> list[float]:
+    return [math.sqrt((1 - kept) / kept) for kept in ddpm_kept()]
+
+
+def ddpm_steps(sigmas: torch.Tensor) -> NDArray[np.float64]:
+    """The steps whose noise levels ``sigmas`` are; between two of them ln ᾱ is even."""
+    kept = np.log(ddpm_kept())
+    wanted = -np.log1p(sigmas.double().numpy() ** 2)
+    return np.asarray(np.interp(wanted, kept[::-1], np.arange(999, -1, -1)), dtype=np.float64)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.011, 0.5), st.floats(1.0, 157.0), st.integers(2, 400))
+def test_any_ddpm_grid_falls_from_end_to_end_in_even_steps(
+    low: float, high: float, bins: int
+) -> None:
+    sigmas = ddpm_grid(NoiseConfig(sigma_min=low, sigma_max=high), "cpu", bins)
+    assert sigmas.shape == (bins,)
+    assert sigmas.dtype == torch.float32
+    assert torch.equal(sigmas[[0, -1]], torch.tensor([high, low]))
+    assert bool((sigmas.diff() < 0).all())
+    steps = ddpm_steps(sigmas)
+    # Nobody says how levels run between two steps; it makes no more than this.
+    np.testing.assert_allclose(steps, np.linspace(steps[0], steps[-1], bins), atol=0.2)
+
+
+def test_the_whole_ddpm_grid_is_ddpms_own_chain() -> None:
+    levels = ddpm_levels()
+    noise = NoiseConfig(sigma_min=levels[0], sigma_max=levels[-1])
+    sigmas = ddpm_grid(noise, "cpu", 1000)
+    np.testing.assert_allclose(sigmas, levels[::-1], rtol=1e-5)
+    every_ninth = ddpm_grid(noise, "cpu", 112)
+    np.testing.assert_allclose(every_ninth, levels[::-9], rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(158, 1e4), st.floats(1e-4, 0.0099), st.integers(2, 400))
+def test_ends_beyond_ddpms_levels_are_reached_in_one_step_each(
+    high: float, low: float, bins: int
+) -> None:
+    levels = ddpm_levels()
+    for noise in (
+        NoiseConfig(sigma_max=high),
+        NoiseConfig(sigma_min=low),
+        NoiseConfig(sigma_min=low, sigma_max=high),
+    ):
+        sigmas = ddpm_grid(noise, "cpu", bins)
+        ends = torch.tensor([noise.sigma_max, noise.sigma_min])
+        assert torch.equal(sigmas[[0, -1]], ends)
+        assert bool((sigmas.diff() < 0).all())
+        inner = sigmas[1:-1].double()
+        assert bool((inner >= levels[0]).all())
+        assert bool((inner <= levels[-1]).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(400, 20_000))
+def test_a_ddpm_grid_finer_than_the_chain_still_falls(bins: int) -> None:
+    sigmas = ddpm_grid(NoiseConfig(), "cpu", bins)
+    assert sigmas.shape == (bins,)
+    assert bool((sigmas.diff() < 0).all())
 
 
 def test_warping_stays_within_the_ends() -> None:

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load_sweep
-from ractd_core.files import write_json
+from ractd_core.bench import Latency, plan_latency
+from ractd_core.data.generate import make_local
+from ractd_core.data.store import load
+from ractd_core.files import read_json, write_json
+from ractd_core.policy import Planner
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
-from sweeps.finals import evaluate_rows, missing, wanted, winner
+from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
 from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
@@ -30,6 +34,7 @@ from sweeps.trial import (
     run_trial,
     selection_seeds,
 )
+from tests.sweeps.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -334,3 +339,158 @@ def test_rows_of_another_key_do_not_count(context: TaskContext) -> None:
     before = missing(context)
     context.folder.rows.put(key_of(["another winner"]), {"kind": "row", "method": "ractd"})
     assert missing(context) == before
+
+
+# Rows of other calls, and without losses
+
+
+CALLS = {
+    "ractd": 1,
+    "ractd:3": 3,
+    "teacher": 158,
+    "teacher:heun-4": 4,
+    "teacher:ddim-5": 5,
+    "teacher:ddpm-30": 30,
+    "ctd": 1,
+    "ctm": 1,
+    "ctm:2": 2,
+    "regression": 1,
+}
+"""Network calls of a plan, by row."""
+
+
+def test_every_way_to_sample_is_a_row_of_its_own(tiny: Spec, tmp_path: Path) -> None:
+    context = open_context(tiny, tmp_path / "storage", rows=[*CALLS, "ractd:1", "teacher:heun-158"])
+    best = close(context, 0, "completed", 10.0)
+    rows = wanted(context, best)
+    assert list(rows) == [*CALLS, "ractd:1", "teacher:heun-158"]
+    assert len(set(rows.values())) == len(rows)
+
+
+def test_another_row_wanted_leaves_the_others_keys_alone(tiny: Spec, tmp_path: Path) -> None:
+    """What has been played is not played again because a row was added."""
+    few, more = (
+        open_context(tiny, tmp_path / folder, rows=rows)
+        for folder, rows in (("few", ["teacher"]), ("more", ["ctm", "teacher:ddim-20", "teacher"]))
+    )
+    best = close(few, 0, "completed", 10.0)
+    assert wanted(few, best).items() < wanted(more, best).items()
+
+
+def test_rows_are_played_by_as_many_calls_as_they_say(
+    tiny: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        # Dense returns show every difference between two plans.
+        tasks=["local/maze2d-umaze-dense-v1"],
+        rows=list(CALLS),
+        data={"transitions": 1000},
+        # Six models are trained: as little as it takes.
+        recipe={
+            part: {**config, "optim": {**config["optim"], "steps": 6}}
+            for part, config in TINY["recipe"].items()
+        },
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
+    )
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    make_local(context.dataset, context.spec.data.recipe())
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    best = winner(context)
+    assert best is not None
+
+    counted: list[int] = []
+    repeated: list[int] = []
+
+    def timed(planner: Planner, *, repetitions: int) -> Latency:
+        calls: list[int] = []
+        network = getattr(planner.network, "network", planner.network)
+        handle = network.register_forward_hook(lambda *_: calls.append(1))
+        latency = plan_latency(planner, repetitions=1)
+        handle.remove()
+        # Three more have warmed up.
+        counted.append(len(calls) // 4)
+        repeated.append(repetitions)
+        return latency
+
+    monkeypatch.setattr("sweeps.finals.plan_latency", timed)
+    evaluate_rows(json.loads(json.dumps(context.to_json())))
+    assert missing(context) == []
+    rows = wanted(context, best)
+    records = {method: context.folder.rows.get(key) or {} for method, key in rows.items()}
+    assert {method: record["method"] for method, record in records.items()} == {m: m for m in rows}
+    assert {method: record["nfe"] for method, record in records.items()} == CALLS
+    assert counted == [CALLS[method] for method in rows]
+    # Enough decisions for a median, and not many more calls than that takes.
+    assert all(
+        often >= 10 and (often == 10 or often * calls <= 200)
+        for often, calls in zip(repeated, counted, strict=True)
+    )
+    assert max(repeated) == 200
+
+    own, horizon = best["params"], {"horizon": 16}
+    no_reward = {**own, "reward_weight": 0.0}
+    assert own["reward_weight"] == 1e-3
+    assert own["dsm_weight"] > 0
+    params = {
+        "ractd": own,
+        "ctd": no_reward,
+        "ctm": {**no_reward, "dsm_weight": 0.0},
+        "teacher": horizon,
+        "regression": horizon,
+    }
+    for method, record in records.items():
+        assert record["params"] == params[method.split(":")[0]], method
+        selected = best["selection"]["score"] if method == "ractd" else None
+        assert record["selection_score"] == selected
+        assert record["trial"] == best["key"]
+        assert record["evaluation"]["first_seed"] == FINAL_SEED
+
+    # One model per method, trained as its record says, whatever the number of calls.
+    manifests = [read_json(path) for path in context.folder.store.root.glob("*/manifest.json")]
+    kinds = sorted(manifest["kind"] for manifest in manifests)
+    assert kinds == ["regression", "reward", "student", "student", "teacher"]
+    built = [
+        (manifest["config"]["reward_weight"], manifest["config"]["dsm_weight"])
+        for manifest in manifests
+        if manifest["kind"] == "student"
+    ]
+    assert sorted(built) == [(0.0, 0.0), (0.0, own["dsm_weight"])]
+    assert records["ractd:3"]["steps"] == best["steps"]
+
+    # Another sampler or model plans otherwise, and so its episodes go.
+    played = {
+        method: (context.folder.rows.folder(key) / EPISODES).read_text()
+        for method, key in rows.items()
+    }
+    assert len(set(played.values())) == len(played)
+    frame = load_sweep(tmp_path / "storage", context.folder.name).rows.set_index("method")
+    assert frame["nfe"].to_dict() == CALLS
+
+
+def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
+    tiny: Spec, tmp_path: Path
+) -> None:
+    small = {part: {**c, "optim": {**c["optim"], "steps": 6}} for part, c in TINY["recipe"].items()}
+    small["student"]["ctm_weight"] = 0.0
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        # Without CTM and without DSM nothing is left to learn.
+        rows=["ctm", "regression"],
+        data={"transitions": 1000},
+        recipe=small,
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 1},
+    )
+    make_local(context.dataset, context.spec.data.recipe())
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    with pytest.raises(RowsFailedError, match=r"^ctm: ValidationError: .*nothing ties plans"):
+        evaluate_rows(json.loads(json.dumps(context.to_json())))
+    assert missing(context) == ["ctm"]

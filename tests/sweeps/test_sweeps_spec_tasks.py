@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ractd_core.data.generate import LocalRecipe
-from ractd_core.tasks import all_tasks, find_tasks
+from ractd_core.tasks import all_tasks, find_tasks, parse_dataset_name
 from sweeps.spec import SpecError, SweepSpec, dump_spec, parse_spec
 
 pytestmark = pytest.mark.usefixtures("project_home")
@@ -143,6 +143,16 @@ def test_a_first_trial_is_checked_for_every_task_of_a_group() -> None:
     narrow = {"sigma": {"low": 1e-5, "high": 1e-2}}
     assert problems("d4rl/gym-mujoco-9", search=narrow, first_trials=["paper"])
     parse("d4rl/gym-mujoco-9", first_trials=["paper"])
+
+
+def test_the_teacher_is_sampled_in_few_calls_where_it_replans_at_every_step() -> None:
+    spec = parse("local/maze2d-umaze-v1")
+    maze = parse_dataset_name("local/maze2d-umaze-v1")
+    hopper = parse_dataset_name("d4rl/hopper-medium-v2")
+    assert spec.rows_of(maze) == ("regression", "teacher", "ctd")
+    assert spec.rows_of(hopper) == ("regression", "teacher:ddim-20", "ctd")
+    named = parse("local/maze2d-umaze-v1", rows=["ractd:2"])
+    assert named.rows_of(maze) == named.rows_of(hopper) == ("ractd:2",)
 
 
 def test_how_local_data_are_generated_is_part_of_the_spec() -> None:
