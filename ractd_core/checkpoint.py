@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ractd_core.files import write_bytes
+from ractd_core.files import FileError, write_bytes
 
 _KEY = "ractd"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """A checkpoint that is absent, truncated, or not what was expected."""
 
 

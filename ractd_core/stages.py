@@ -52,6 +52,8 @@ from ractd_core.models.unet import TemporalUNet, load_teacher
 from ractd_core.models.value import ValueMLP
 
 KINDS = ("teacher", "reward", "student", "regression")
+SCHEMA = 2
+"""Of a model file's header and tensors; another one cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,28 @@ def window_dims(about: dict[str, Any]) -> int:
 def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> Model:
     """Read a finished stage, frozen and in eval mode.
 
-    Raises :class:`CheckpointError` if the file is damaged or of a kind not in ``kinds`` (any kind
-    if none is given).
+    Raises :class:`CheckpointError` if the file is damaged, of another schema version, or of a kind
+    not in ``kinds`` (any kind if none is given).
     """
     tensors, about = load_checkpoint(path, str(device))
+    if about.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} is of schema version {about.get('schema')}, this release reads {SCHEMA}; "
+            "train it anew, or use the release that wrote it"
+        )
     if about.get("kind") not in (kinds or KINDS):
         raise CheckpointError(
             f"{path} holds a {about.get('kind')} model, expected {' or '.join(kinds or KINDS)}"
         )
-    network = build_network(about).to(device)
-    normalizers = Normalizers.empty(about["observation_dims"], about["action_dims"]).to(device)
-    network.load_state_dict(under_prefix("network", tensors))
-    normalizers.load_state_dict(under_prefix("normalizers", tensors))
+    try:
+        network = build_network(about).to(device)
+        normalizers = Normalizers.empty(about["observation_dims"], about["action_dims"]).to(device)
+        network.load_state_dict(under_prefix("network", tensors))
+        normalizers.load_state_dict(under_prefix("normalizers", tensors))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: its tensors do not fit the network that its header describes ({error})"
+        ) from error
     return Model(network.eval().requires_grad_(False), normalizers, about)
 
 
@@ -250,7 +262,7 @@ def make_stage(
     Mazes are planned in states, all other tasks in actions. ``parents`` holds the model files of
     teacher and reward when ``kind`` is ``student``. Initial weights depend on the stage's seed
     alone. Raises ValueError for an unknown kind and :class:`CheckpointError` for a parent that
-    cannot be used.
+    cannot be used, among them one of other data or another window.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown stage {kind!r}, expected one of {', '.join(KINDS)}")
@@ -258,7 +270,10 @@ def make_stage(
     config = getattr(recipe, kind)
     torch.manual_seed(generator(config.seed, 2**40).initial_seed() % 2**31)
     about: dict[str, Any] = {
+        "schema": SCHEMA,
         "kind": kind,
+        "dataset": str(data.name),
+        "fingerprint": data.fingerprint,
         "modelled": "states" if data.name.task.domain == "maze2d" else "actions",
         "observation_dims": int(data.observations.shape[1]),
         "action_dims": int(data.actions.shape[1]),
@@ -283,9 +298,22 @@ def make_stage(
         return TeacherStage(recipe.teacher, windows, about), normalizers
     teacher = load_model(parents["teacher"], "teacher", device=device)
     reward = load_model(parents["reward"], "reward", device=device)
+    _check_parent(parents["teacher"], teacher.about, about, "horizon", "context")
+    _check_parent(parents["reward"], reward.about, about)
     # The warm start is a copy, so the student's noise levels are its teacher's own.
     about["noise"], about["network"] = teacher.about["noise"], teacher.about["network"]
     return StudentStage(recipe.student, windows, teacher, reward, about), normalizers
+
+
+def _check_parent(path: Path, parent: dict[str, Any], child: dict[str, Any], *also: str) -> None:
+    """A parent of other data was normalized otherwise: its numbers would mean something else."""
+    same = ("fingerprint", "modelled", "observation_dims", "action_dims", *also)
+    wrong = [f"{key} {parent[key]}, not {child[key]}" for key in same if parent[key] != child[key]]
+    if wrong:
+        raise CheckpointError(
+            f"{path} is no {parent['kind']} for this student: it has {'; '.join(wrong)}; train one "
+            f"on {child['dataset']} with the same window"
+        )
 
 
 def _reward_stage(

@@ -11,6 +11,7 @@ import typer
 from cluster import Job, JobState, LocalBackend
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
+from sweeps.cli_evaluate import evaluate
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
@@ -30,6 +31,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 
 
 app.command()(tasks)
+app.command()(evaluate)
 
 
 @sweep_app.command("run")

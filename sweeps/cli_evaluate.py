@@ -1,0 +1,76 @@
+"""``ractd evaluate``: score a trained model on fresh episodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sweeps.cli_errors import user_errors
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(help="A teacher's, student's or regression's model.safetensors.")
+    ],
+    episodes: Annotated[int, typer.Option(min=1)] = 100,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Episode seeds count up from here; sweeps select below.")
+    ] = 1_000_000,
+    sampler: Annotated[
+        Literal["heun", "euler", "ddim", "ddpm"], typer.Option(help="A teacher's.")
+    ] = "heun",
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="Network calls per plan or action.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one line per episode here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Play a trained model on seeded episodes of its task and print its normalized score."""
+    from analysis.stats import bootstrap_mean
+    from ractd_core.config import Sampling
+    from ractd_core.evaluate import evaluate as play
+    from ractd_core.files import write_text
+    from ractd_core.policy import Planner, make_policy
+    from ractd_core.stages import load_model
+    from ractd_core.tasks import TaskError, parse_dataset_name
+    from sweeps.workers import device
+
+    with user_errors():
+        loaded = load_model(model, "teacher", "student", "regression", device=device())
+        dataset = parse_dataset_name(loaded.about["dataset"])
+        try:
+            planner = Planner(loaded, device(), Sampling(method=sampler, calls=calls))
+        except ValueError as error:
+            raise TaskError(str(error)) from error
+        seeds = range(first_seed, first_seed + episodes)
+        result = play(make_policy(planner), dataset, seeds)
+        if csv is not None:
+            write_text(csv, result.csv())
+    interval = bootstrap_mean(result.scores)
+    about = {
+        "model": str(model),
+        "kind": loaded.about["kind"],
+        "dataset": str(dataset),
+        "fingerprint": loaded.about["fingerprint"],
+        "network_calls": planner.calls,
+        "episodes": episodes,
+        "first_seed": first_seed,
+        "score": result.score,
+        "interval": [interval.low, interval.high],
+        "return_mean": float(result.returns.mean()),
+        "terminated": int(result.terminated.sum()),
+        "device": planner.device.type,
+    }
+    if as_json:
+        typer.echo(json.dumps(about, indent=1))
+        return
+    typer.echo(
+        f"{dataset} (fingerprint {about['fingerprint'][:12]}), {about['kind']} in {planner.calls} "
+        f"network call{'s' if planner.calls > 1 else ''}: normalized score {result.score:.1f} "
+        f"[{interval.low:.1f}, {interval.high:.1f}], 95 % bootstrap interval over {episodes} "
+        f"episodes (seeds from {first_seed}), mean return {about['return_mean']:.6g}, "
+        f"{about['terminated']} terminated"
+    )
