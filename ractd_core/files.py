@@ -11,6 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+STAGE_SCHEMA = 3
+"""Version of what a stage leaves: part of its key and of its model file's header.
+
+So a release never finds a model in the store that it cannot read.
+"""
+
 
 class FileError(ValueError):
     """A file of the project's own that cannot be read; the message names it."""

@@ -38,6 +38,7 @@ from ractd_core.data.normalizer import LimitsNormalizer, Normalizers
 from ractd_core.data.windows import ActionWindows, PlanWindows, Windows
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws, generator
+from ractd_core.files import STAGE_SCHEMA
 from ractd_core.losses import (
     Info,
     RewardLoss,
@@ -52,8 +53,6 @@ from ractd_core.models.unet import TemporalUNet, load_teacher
 from ractd_core.models.value import ValueMLP
 
 KINDS = ("teacher", "reward", "student", "regression")
-SCHEMA = 2
-"""Of a model file's header and tensors; another one cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,10 @@ def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> M
     not in ``kinds`` (any kind if none is given).
     """
     tensors, about = load_checkpoint(path, str(device))
-    if about.get("schema") != SCHEMA:
+    if about.get("schema") != STAGE_SCHEMA:
         raise CheckpointError(
-            f"{path} is of schema version {about.get('schema')}, this release reads {SCHEMA}; "
-            "train it anew, or use the release that wrote it"
+            f"{path} is of schema version {about.get('schema')}, this release reads "
+            f"{STAGE_SCHEMA}; train it anew, or use the release that wrote it"
         )
     if about.get("kind") not in (kinds or KINDS):
         raise CheckpointError(
@@ -270,7 +269,7 @@ def make_stage(
     config = getattr(recipe, kind)
     torch.manual_seed(generator(config.seed, 2**40).initial_seed() % 2**31)
     about: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": STAGE_SCHEMA,
         "kind": kind,
         "dataset": str(data.name),
         "fingerprint": data.fingerprint,

@@ -24,11 +24,10 @@ from typing import Any
 from filelock import FileLock
 
 from ractd_core.config import Recipe
-from ractd_core.files import read_json, write_json, write_text
+from ractd_core.files import STAGE_SCHEMA, read_json, write_json, write_text
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 
-SCHEMA = 2
 MODEL = "model.safetensors"
 MANIFEST = "manifest.json"
 DIVERGED = "diverged.txt"
@@ -57,7 +56,7 @@ class StageRequest:
         """The part of the recipe that this kind of stage reads, and what it is trained on."""
         recipe = self.recipe.model_dump(mode="json")
         definition = {
-            "schema": SCHEMA,
+            "schema": STAGE_SCHEMA,
             "kind": self.kind,
             "config": recipe[self.kind],
             "fingerprint": self.fingerprint,
@@ -144,7 +143,7 @@ class StageStore:
             config = request.definition["config"] | request.definition.get("window", {})
             write_json(folder / "config.json", config)
             manifest = {
-                "schema": SCHEMA,
+                "schema": STAGE_SCHEMA,
                 "kind": request.kind,
                 "key": name.partition("-")[2],
                 "name": name,
