@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ VELOCITY = slice(2, 4)
 """Where a maze state (x, y, vx, vy) holds its velocity."""
 
 
-class Windows:
+class Windows(ABC):
     """Normalized windows ``x0`` (batch, horizon, dims) with ``cond`` (batch, context · obs_dim).
 
     ``starts`` are the rows at which a window may begin. Raises :class:`DataError` if there is none
@@ -61,9 +63,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self._starts)
 
+    @abstractmethod
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
-        raise NotImplementedError
 
     def sample(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """A batch of windows, uniform over all starts."""
