@@ -35,7 +35,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor],
     try:
         with safe_open(path, framework="pt", device=device) as file:
             about = json.loads((file.metadata() or {})[_KEY])
-            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 - no dict
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, about
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error})") from error
     except (KeyError, json.JSONDecodeError) as error:

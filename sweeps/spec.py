@@ -277,7 +277,7 @@ def load_spec(source: str) -> SweepSpec:
 def parse_spec(text: str, where: str) -> SweepSpec:
     """As :func:`load_spec`, from YAML text; ``where`` names it in errors."""
     try:
-        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        raw = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise SpecError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):

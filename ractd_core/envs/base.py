@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -29,7 +30,7 @@ def make_simulator(env_id: str, **options: Any) -> Any:
     return gym.make(env_id, **options).unwrapped
 
 
-class D4RLEnv(gym.Env[Array, Array]):
+class D4RLEnv(gym.Env[Array, Array], ABC):
     """D4RL's evaluation protocol for one task; there is one subclass per domain.
 
     Observations are float64 (task.obs_dim,), actions (task.act_dim,) are clipped to [-1, 1], and an
@@ -72,10 +73,10 @@ class D4RLEnv(gym.Env[Array, Array]):
         """Free the simulator."""
         self._simulator.close()
 
+    @abstractmethod
     def _start(self, seed: int | None) -> Array:
         """Reset the simulator to a start of D4RL's distribution and observe it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _advance(self, action: Array) -> tuple[Array, float, bool, dict[str, Any]]:
         """Observation, reward, terminated and info after a step with an action in [-1, 1]."""
-        raise NotImplementedError

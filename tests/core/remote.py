@@ -16,7 +16,7 @@ SCHEME = "folder"
 _LOG = "downloads.log"
 
 
-class FolderStorage(CloudStorage):  # type: ignore[misc]  # Minari's classes are untyped
+class FolderStorage(CloudStorage):
     """Serves the Minari root ``name``; a file ``fail`` there breaks the next download off.
 
     Every download leaves a line in ``downloads.log``.
@@ -57,10 +57,10 @@ class FolderStorage(CloudStorage):  # type: ignore[misc]  # Minari's classes are
         shutil.copy(self.root / namespace / target.name, target)
 
     def upload_dataset(self, dataset_id: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("a download uploads nothing")
 
     def upload_namespace(self, namespace: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("a download uploads nothing")
 
 
 def install(root: Path) -> None:

@@ -186,14 +186,10 @@ def test_the_loop_learns() -> None:
 # Resume
 
 
-class _Stop(Exception):  # noqa: N818 - ends a run, is no error
-    pass
-
-
 def stop_at(step: int) -> Any:
     def callback(trainer: Trainer, metrics: Metrics) -> None:
         if trainer.step == step:
-            raise _Stop
+            raise KeyboardInterrupt
 
     return callback
 
@@ -236,7 +232,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     whole.run(every=5)
 
     first = trainer("parts")
-    with pytest.raises(_Stop):
+    with pytest.raises(KeyboardInterrupt):
         # Killed at step 15, before its checkpoint: the one of step 10 is what is left.
         first.run(every=5, callback=stop_at(15))
     torch.manual_seed(999)

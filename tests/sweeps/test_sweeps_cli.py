@@ -16,21 +16,12 @@ from sweeps.jsonl import append_row
 from sweeps.layout import SweepFolder
 from sweeps.spec import load_spec
 from sweeps.trial import CURVE
+from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
 Spec = Callable[..., Path]
 DATASET = "local/maze2d-umaze-v1"
-
-
-def ractd(*arguments: str, code: int = 0) -> str:
-    """What the command prints; it must end with ``code``, without a traceback."""
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result.output
 
 
 def refused(*arguments: str) -> str:

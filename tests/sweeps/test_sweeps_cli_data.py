@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from ractd_core.tasks import all_tasks, get_task
-from sweeps.cli import app
 from tests.core.file_server import FileServer, serving
 from tests.core.sources import (
     change_metadata,
@@ -29,6 +27,7 @@ from tests.core.sources import (
     store_minari,
     write_npz,
 )
+from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -47,16 +46,6 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def root(tmp_path: Path) -> Path:
     """Where datasets are stored."""
     return tmp_path / "datasets"
-
-
-def ractd(*arguments: str, code: int = 0) -> str:
-    """What the command prints; it must end with ``code``, without a traceback."""
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result.output
 
 
 def refused(*arguments: str) -> str:
