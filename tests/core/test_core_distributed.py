@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from ractd_core.config import Recipe
 from ractd_core.data.flat import FlatDataset
 from ractd_core.stages import make_stage
 from ractd_core.training import Metrics, Trainer
+from tests.core.processes import run_workers
 
 CPU = torch.device("cpu")
 
@@ -66,19 +66,7 @@ def test_two_workers_train_as_one(
     together.mkdir()
     alone.mkdir()
 
-    context = multiprocessing.get_context("spawn")
-    arguments = (together, recipe, umaze_data, models)
-    workers = [
-        context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(90)
-    ends = [worker.exitcode for worker in workers]
-    for worker in workers:
-        worker.kill()
-    assert ends == [0, 0]
+    assert run_workers(_work, together, recipe, umaze_data, models) == [0, 0]
 
     for kind in ("teacher", "student"):
         expected = train(kind, recipe, umaze_data, models, alone / kind)

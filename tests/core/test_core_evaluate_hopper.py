@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from ractd_core.envs import Array, Locomotion, make_env
 from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.policy import LANES, Lanes, Planner, Policy, make_policy
 from ractd_core.tasks import DatasetName, TaskError, parse_dataset_name
+from tests.core.processes import run_workers
 
 SEEDS = range(1000, 1040)
 
@@ -252,19 +252,7 @@ def test_two_workers_share_the_episodes_and_both_get_them_all(
     # An even and an odd number, and fewer episodes than workers.
     counts = (40, 7, 1)
     tasks = [list(SEEDS[:count]) for count in counts]
-    context = multiprocessing.get_context("spawn")
-    arguments = (tmp_path, action_models["student"], hopper, tasks)
-    workers = [
-        context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(90)
-    ends = [worker.exitcode for worker in workers]
-    for worker in workers:
-        worker.kill()
-    assert ends == [0, 0]
+    assert run_workers(_work, tmp_path, action_models["student"], hopper, tasks) == [0, 0]
 
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for index, count in enumerate(counts):
