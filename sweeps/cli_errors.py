@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +26,8 @@ def user_errors() -> Iterator[None]:
 
     known = (SpecError, StorageError, JobError, TaskError, DataError, RecordError, FileError)
     try:
-        yield
+        with _interrupts_arrive():
+            yield
     except (*known, OSError) as error:
         # A line of progress may be under way.
         typer.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}error: {error}", err=True)
@@ -32,3 +35,23 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("\ninterrupted", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _interrupts_arrive() -> Iterator[None]:
+    """Send Ctrl-C again where Python dropped it: what a finalizer raises is only printed."""
+    default = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            # Later, or it would be raised, and dropped, in here.
+            main = threading.main_thread().ident
+            threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
+        else:
+            default(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = default

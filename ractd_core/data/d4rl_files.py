@@ -101,7 +101,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = dict.fromkeys(_OPTIONAL)
     problems = []
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here because numpy.load leaves a damaged archive's file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             _check_keys(path, sorted(archive.files))
             for key in _REQUIRED + _OPTIONAL:
                 if key not in archive.files:

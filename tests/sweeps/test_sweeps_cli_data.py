@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from ractd_core.tasks import all_tasks, get_task
+from sweeps.cli_errors import user_errors
 from tests.core.file_server import FileServer, serving
 from tests.core.sources import (
     change_metadata,
@@ -458,6 +460,25 @@ def interrupt(process: subprocess.Popen[str], under_way: Callable[[], bool]) -> 
     assert out == ""
     assert "Traceback" not in errors
     return errors
+
+
+class RaisesInFinalizer:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_python_drops_is_sent_again() -> None:
+    begin = time.monotonic()
+
+    @user_errors()
+    def work() -> None:
+        RaisesInFinalizer()
+        time.sleep(60)
+
+    with pytest.raises(typer.Exit) as ended:
+        work()
+    assert ended.value.exit_code == 130
+    assert time.monotonic() - begin < 30
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path, root: Path) -> None:
