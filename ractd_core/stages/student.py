@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,16 +12,11 @@ from ractd_core.config import StudentConfig
 from ractd_core.data.windows import Windows
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws
-from ractd_core.losses import (
-    Info,
-    RewardLoss,
-    action_reward_loss,
-    plan_reward_loss,
-    student_loss,
-)
+from ractd_core.losses import Info, student_loss
 from ractd_core.models.unet import load_teacher
 from ractd_core.stages.base import StageModule
 from ractd_core.stages.model import Model, build_network
+from ractd_core.stages.reward_term import make_reward_loss
 
 
 class StudentStage(StageModule):
@@ -46,11 +40,7 @@ class StudentStage(StageModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
-        self.reward_loss: RewardLoss = (
-            partial(plan_reward_loss, self.value, states=config.reward_states)
-            if about["modelled"] == "states"
-            else partial(action_reward_loss, self.value, observation_dims=about["observation_dims"])
-        )
+        self.reward_loss = make_reward_loss(about, self.value, config.reward_states)
 
     def train(self, mode: bool = True) -> StudentStage:
         """Only the student trains: target, teacher and reward model stay in eval mode."""
