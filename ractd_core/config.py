@@ -91,10 +91,14 @@ class Sampling(Config):
     A teacher's ``method``: ``heun`` (two calls per step) and ``euler`` on EDM's noise levels,
     ``ddim`` and ``ddpm`` (ancestral) on DDPM's. A student jumps ``calls`` times from falling noise
     levels. Null ``calls`` are the teacher's whole grid of bins, and one jump.
+
+    ``guidance`` w pulls a teacher's samples from its data's density p(x) towards
+    p(x)·exp(w R(x)), by the gradient of a reward model at every call; 0 is none.
     """
 
     method: Literal["heun", "euler", "ddim", "ddpm"] = "heun"
     calls: Positive | None = None
+    guidance: NonNegative = 0.0
 
 
 class UNetConfig(Config):
@@ -143,9 +147,14 @@ Times = Literal["lognormal", "mixed"]
 
 
 class TeacherConfig(Config):
-    """EDM teacher. ``times="mixed"`` is the student's sampler, which also sees high noise."""
+    """EDM teacher. ``times="mixed"`` is the student's sampler, which also sees high noise.
+
+    ``reward_weight`` adds the student's reward term to the teacher's own loss, on all states of a
+    plan; the paper's teacher has none, and its Table 5 compares.
+    """
 
     optim: OptimConfig = OptimConfig(steps=1200)
+    reward_weight: NonNegative = 0.0
     network: UNetConfig = UNetConfig()
     noise: NoiseConfig = NoiseConfig()
     times: Times = "mixed"
@@ -209,14 +218,27 @@ class RegressionConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class PolicyConfig(Config):
+    """How trained models act; no stage's training reads it.
+
+    ``executed_actions`` of each window of actions are executed before the next is planned; a maze's
+    plan is made once, and is executed whole. ``guidance`` (:class:`Sampling`) is that of guided
+    teachers.
+    """
+
+    executed_actions: Positive = 1
+    guidance: NonNegative = 1.0
+
+
 class Recipe(Config):
-    """Everything that defines the result of training on a given dataset."""
+    """Everything that defines what is trained on a given dataset, and how it then acts."""
 
     window: WindowConfig = WindowConfig()
     teacher: TeacherConfig = TeacherConfig()
     reward: RewardConfig = RewardConfig()
     student: StudentConfig = StudentConfig()
     regression: RegressionConfig = RegressionConfig()
+    policy: PolicyConfig = PolicyConfig()
 
     @model_validator(mode="after")
     def _horizon_fits(self) -> Self:
@@ -230,6 +252,11 @@ class Recipe(Config):
             )
             if self.window.horizon % network.horizon_multiple
         ]
+        if self.policy.executed_actions > self.window.horizon:
+            problems.append(
+                f"executed_actions {self.policy.executed_actions} are more than a window of "
+                f"horizon {self.window.horizon} has"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

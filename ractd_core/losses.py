@@ -45,13 +45,27 @@ def diffuse(x0: Tensor, t: Tensor, draws: Draws) -> Tensor:
 
 
 def teacher_loss(
-    denoiser: Denoiser, x0: Tensor, cond: Tensor, draws: Draws, times: Times, kind: Distance
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Tensor,
+    draws: Draws,
+    times: Times,
+    kind: Distance,
+    reward_loss: RewardLoss | None = None,
+    reward_weight: float = 0.0,
 ) -> tuple[Tensor, Info]:
-    """EDM denoising: E_t λ(t) d(D(x_t, t), x_0) (equation 2; Karras et al. 2022, equation 8)."""
+    """EDM denoising: E_t λ(t) d(D(x_t, t), x_0) (equation 2; Karras et al. 2022, equation 8).
+
+    With a ``reward_loss``, ``reward_weight`` times that term of D(x_t, t) is added (Table 5).
+    """
     t = training_times(denoiser.noise, times, draws)
     clean = denoiser(diffuse(x0, t, draws), t, cond)
     loss = (karras_weight(denoiser.noise, t) * distance(clean, x0, kind)).mean()
-    return loss, {"loss": loss.detach()}
+    if reward_loss is None:
+        return loss, {"loss": loss.detach()}
+    reward = reward_loss(clean, cond, draws)
+    loss = loss + reward_weight * reward
+    return loss, {"loss": loss.detach(), "reward": reward.detach()}
 
 
 def value_loss(value: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Info]:

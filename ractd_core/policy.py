@@ -1,4 +1,4 @@
-"""Observation in, action out: for mazes plan once and track the plan, elsewhere replan.
+"""Observation in, action out: for mazes plan once and track the plan, elsewhere replan as it goes.
 
 A policy acts for a fixed number of *lanes* at once, one episode each. It is told which lanes start
 an episode, and with which seed; what it does in a lane depends on that lane's observations and
@@ -14,11 +14,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ractd_core.config import NoiseConfig, Sampling
-from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
+from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoise, Denoiser
 from ractd_core.diffusion.samplers import (
+    guided,
     initial_noise,
     sample_ancestral,
     sample_euler,
@@ -28,7 +29,7 @@ from ractd_core.diffusion.samplers import (
 from ractd_core.diffusion.schedule import ddpm_grid, grid
 from ractd_core.draws import generator
 from ractd_core.envs import Array
-from ractd_core.stages import Model, load_model, window_dims
+from ractd_core.stages import Model, differences, load_model, reward_gradient, window_dims
 
 Lanes = NDArray[np.int64]
 LANES = 32
@@ -56,13 +57,19 @@ class Policy(Protocol):
 class Planner:
     """Windows of states or actions from the observations that condition them.
 
-    ``calls`` is the number of network calls per window (NFE), ``context`` the number of
-    observations that condition it. A regression has no noise and takes one call. Raises ValueError
-    for a ``sampling`` that the model cannot do.
+    ``calls`` is the number of network calls per window (NFE), ``gradients`` that of a reward
+    model's gradients beside them, ``context`` the number of observations that condition a window. A
+    regression has no noise and takes one call. ``reward`` guides a teacher, as strongly as
+    ``sampling`` says. Raises ValueError for a ``sampling`` that the model cannot do, or not without
+    a ``reward``, and for a ``reward`` of other data.
     """
 
     def __init__(
-        self, model: Model, device: torch.device, sampling: Sampling | None = None
+        self,
+        model: Model,
+        device: torch.device,
+        sampling: Sampling | None = None,
+        reward: Model | None = None,
     ) -> None:
         self.normalizers = model.normalizers.to(device)
         self.network = model.network.to(device)
@@ -75,6 +82,7 @@ class Planner:
         self._output = getattr(self.normalizers, _NORMALIZER[self.modelled])
         self.sampling = sampling or Sampling()
         self.calls = self.sampling.calls or 1
+        self.gradients = 0
         if isinstance(self.network, Denoiser):
             self._teach(self.network.noise)
         elif isinstance(self.network, ConsistencyTrajectory):
@@ -83,6 +91,10 @@ class Planner:
             raise ValueError(f"a regression takes one call, found calls {self.calls}")
         stochastic = self.sampling.method == "ddpm" or not isinstance(self.network, Denoiser)
         self.draws = self.calls if stochastic else 1
+        self._denoise: Denoise | nn.Module = self.network
+        if reward is not None or self.sampling.guidance:
+            self._denoise = self._guided(model, reward)
+            self.gradients = self.calls
 
     def _teach(self, noise: NoiseConfig) -> None:
         method, calls = self.sampling.method, self.sampling.calls
@@ -94,11 +106,37 @@ class Planner:
         self._sigmas = levels(noise, self.device, bins)
         self.calls = per_step * (bins - 1)
 
+    def _guided(self, model: Model, reward: Model | None) -> Denoise:
+        strength = self.sampling.guidance
+        if not isinstance(self.network, Denoiser):
+            raise ValueError(f"a {model.about['kind']} is not guided: only a teacher is")
+        if reward is None or not strength:
+            raise ValueError(
+                f"guidance {strength:g} {'with' if reward else 'without'} a reward model: a guided "
+                "teacher takes a reward model and a guidance above 0"
+            )
+        wrong = differences(reward.about, model.about)
+        own, its = (each.normalizers.to(self.device).state_dict() for each in (model, reward))
+        if not wrong and not all(torch.equal(own[key], its[key]) for key in own):
+            wrong = "other normalizers"
+        if wrong:
+            raise ValueError(f"the reward model is of other data than the teacher: it has {wrong}")
+        value = reward.network.to(self.device)
+        gradient = reward_gradient(reward.about, value)
+        return guided(self.network, gradient, strength, self.network.noise)
+
     @classmethod
-    def load(cls, path: Path, device: torch.device, sampling: Sampling | None = None) -> Planner:
-        """From a finished teacher's, student's or regression's model file."""
+    def load(
+        cls,
+        path: Path,
+        device: torch.device,
+        sampling: Sampling | None = None,
+        reward: Path | None = None,
+    ) -> Planner:
+        """From the files of a finished teacher, student or regression, and of a reward model."""
         model = load_model(path, "teacher", "student", "regression", device=device)
-        return cls(model, device, sampling)
+        guide = None if reward is None else load_model(reward, "reward", device=device)
+        return cls(model, device, sampling, guide)
 
     @torch.inference_mode()
     def plan(self, observations: Tensor, z: Tensor) -> Tensor:
@@ -110,17 +148,17 @@ class Planner:
         """
         cond = self.normalizers.observations.normalize(observations).flatten(1)
         first, *later = z.unbind(1)
-        network, method = self.network, self.sampling.method
+        network, denoise, method = self.network, self._denoise, self.sampling.method
         if isinstance(network, ConsistencyTrajectory):
             start = initial_noise(network.noise, first)
             x = sample_steps(network, start, cond, self._sigmas, later)
         elif isinstance(network, Denoiser):
             start = initial_noise(network.noise, first)
             if method == "ddpm":
-                x = sample_ancestral(network, start, cond, self._sigmas, later)
+                x = sample_ancestral(denoise, start, cond, self._sigmas, later)
             else:
                 sample = sample_heun if method == "heun" else sample_euler
-                x = sample(network, start, cond, self._sigmas)
+                x = sample(denoise, start, cond, self._sigmas)
         else:
             nothing = torch.zeros_like(first)
             x = network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
@@ -138,11 +176,20 @@ class Planner:
 _NORMALIZER = {"states": "observations", "actions": "actions"}
 
 
-def make_policy(planner: Planner, lanes: int = LANES) -> Policy:
-    """The domain's controller around ``planner``: track plans of states, execute actions."""
-    if planner.modelled == "states":
-        return PlanAndTrack(planner, lanes)
-    return RecedingHorizon(planner, lanes)
+def make_policy(planner: Planner, lanes: int = LANES, executed_actions: int = 1) -> Policy:
+    """The domain's controller around ``planner``: track plans of states, execute actions.
+
+    ``executed_actions`` of each window of actions are executed. Raises ValueError if there are not
+    as many, or if states are planned: that plan is executed whole.
+    """
+    if planner.modelled == "actions":
+        return RecedingHorizon(planner, lanes, executed_actions)
+    if executed_actions > 1:
+        raise ValueError(
+            f"a plan of states is made once and executed whole, found executed_actions "
+            f"{executed_actions}"
+        )
+    return PlanAndTrack(planner, lanes)
 
 
 class PlanAndTrack:
@@ -184,13 +231,22 @@ class PlanAndTrack:
 
 
 class RecedingHorizon:
-    """Replan at every step and execute the window's first action."""
+    """Plan a window of actions, execute its first ``executed`` ones, and plan again.
 
-    def __init__(self, planner: Planner, lanes: int = LANES) -> None:
-        self.planner, self.lanes = planner, lanes
+    Every lane counts its own steps, so its episode replans at the same steps whoever else plays.
+    Raises ValueError if windows do not have that many actions.
+    """
+
+    def __init__(self, planner: Planner, lanes: int = LANES, executed: int = 1) -> None:
+        if not 1 <= executed <= planner.horizon:
+            raise ValueError(
+                f"1 to {planner.horizon} actions of a window can be executed, found {executed}"
+            )
+        self.planner, self.lanes, self.executed = planner, lanes, executed
         self._past = torch.zeros(lanes, planner.context, planner.observation_dims)
         self._block = max(1, _NOISE_BLOCK // planner.draws)
         self._noise = torch.zeros(lanes, self._block, planner.draws, planner.horizon, planner.dims)
+        self._windows = torch.zeros(lanes, planner.horizon, planner.dims)
         self._seeds = np.zeros(lanes, dtype=np.int64)
         self._step = np.zeros(lanes, dtype=np.int64)
         self._fresh = np.zeros(lanes, dtype=bool)
@@ -205,16 +261,25 @@ class RecedingHorizon:
 
     def act(self, observations: Array) -> Array:
         """Actions (lanes, act_dim) for ``observations`` (lanes, obs_dim)."""
-        planner = self.planner
         seen = torch.tensor(observations, dtype=torch.float32)
         self._past = torch.cat([self._past[:, 1:], seen[:, None]], dim=1)
-        self._past[self._fresh] = seen[self._fresh][:, None].expand(-1, planner.context, -1)
+        self._past[self._fresh] = seen[self._fresh][:, None].expand(-1, self.planner.context, -1)
         self._fresh[:] = False
-        for lane in np.flatnonzero(self._step % self._block == 0):
-            self._noise[lane] = planner.noise(
-                int(self._seeds[lane]), int(self._step[lane]), self._block
-            )
-        z = self._noise[torch.arange(self.lanes), torch.tensor(self._step % self._block)]
+        number, position = np.divmod(self._step, self.executed)
+        if (position == 0).any():
+            self._replan(position == 0, number)
         self._step += 1
-        actions = planner.plan(self._past.to(planner.device), z.to(planner.device))
-        return actions[:, 0].cpu().numpy().astype(np.float64)
+        every = torch.arange(self.lanes)
+        return self._windows[every, torch.tensor(position)].numpy().astype(np.float64)
+
+    def _replan(self, due: NDArray[np.bool_], number: Lanes) -> None:
+        """New windows for the lanes that are ``due``; theirs are numbered ``number`` (lanes,)."""
+        planner = self.planner
+        for lane in np.flatnonzero(due & (number % self._block == 0)):
+            self._noise[lane] = planner.noise(
+                int(self._seeds[lane]), int(number[lane]), self._block
+            )
+        z = self._noise[torch.arange(self.lanes), torch.tensor(number % self._block)]
+        # All lanes are rows of every call, due or not: rows round differently in other shapes.
+        windows = planner.plan(self._past.to(planner.device), z.to(planner.device)).cpu()
+        self._windows[due] = windows[due]

@@ -45,6 +45,29 @@ def bounded(denoise: Denoise, clamp: float | None) -> Denoise:
     return clean
 
 
+Gradient = Callable[[Tensor, Tensor], Tensor]
+"""∇R of windows (batch, horizon, dims) under their conditioning, shaped as they are."""
+
+
+def guided(denoise: Denoise, gradient: Gradient, strength: float, noise: NoiseConfig) -> Denoise:
+    """``denoise`` of the data's density tilted to p(x)·exp(``strength``·R(x)).
+
+    ``D + strength · v(t) · ∇R(D)`` with ``v = σ_data² t² / (σ_data² + t²)``, the variance of x_0
+    given x_t, as a Gaussian of σ_data has it: for such data and a linear R this is the tilted
+    density's own denoiser. Diffuser (Janner et al. 2022, algorithm 1) moves each step's mean by its
+    variance times the gradient there, of a reward model trained on noisy windows. Ours has seen
+    clean ones only, so its gradient is taken at the clean prediction.
+    """
+    data = noise.sigma_data**2
+
+    def clean(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        plan = denoise(x, t, cond)
+        variance = column(data * t**2 / (data + t**2), x)
+        return plan + strength * variance * gradient(plan, cond)
+
+    return clean
+
+
 def sample_heun(
     denoise: Denoise,
     x: Tensor,

@@ -15,11 +15,22 @@ from ractd_core.data.windows import ActionWindows, PlanWindows, Windows
 from ractd_core.draws import generator
 from ractd_core.files import STAGE_SCHEMA
 from ractd_core.stages.base import StageModule
-from ractd_core.stages.model import KINDS, load_model
+from ractd_core.stages.joint import JointStage
+from ractd_core.stages.model import KINDS, Model, differences, load_model
 from ractd_core.stages.regression import RegressionStage
 from ractd_core.stages.reward import reward_stage
 from ractd_core.stages.student import StudentStage
 from ractd_core.stages.teacher import TeacherStage
+
+STAGES = (*KINDS, "joint")
+"""What can be trained; ``joint`` comes out as a student."""
+
+
+def parent_kinds(kind: str, recipe: Recipe) -> tuple[str, ...]:
+    """The stages that ``kind`` is built from, in the order in which they can be built."""
+    if kind == "student":
+        return ("reward", "teacher")
+    return ("reward",) if kind == "teacher" and recipe.teacher.reward_weight else ()
 
 
 def make_stage(
@@ -28,18 +39,19 @@ def make_stage(
     """The stage ``kind`` of ``recipe`` on ``data``, ready to train, and the data's normalizers.
 
     Mazes are planned in states, all other tasks in actions. ``parents`` holds the model files of
-    teacher and reward when ``kind`` is ``student``. Initial weights depend on the stage's seed
-    alone. Raises ValueError for an unknown kind and :class:`CheckpointError` for a parent that
-    cannot be used, among them one of other data or another window.
+    :func:`parent_kinds`. Initial weights depend on the stage's seed alone, those of ``joint`` on
+    the student's. Raises ValueError for an unknown kind and :class:`CheckpointError` for a parent
+    that cannot be used, among them one of other data or another window.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown stage {kind!r}, expected one of {', '.join(KINDS)}")
+    if kind not in STAGES:
+        raise ValueError(f"unknown stage {kind!r}, expected one of {', '.join(STAGES)}")
     normalizers = Normalizers.fit(data)
-    config = getattr(recipe, kind)
-    torch.manual_seed(generator(config.seed, 2**40).initial_seed() % 2**31)
+    result = "student" if kind == "joint" else kind
+    seed = getattr(recipe, result).seed
+    torch.manual_seed(generator(seed, 2**40).initial_seed() % 2**31)
     about: dict[str, Any] = {
         "schema": STAGE_SCHEMA,
-        "kind": kind,
+        "kind": result,
         "dataset": str(data.name),
         "fingerprint": data.fingerprint,
         "modelled": "states" if data.name.task.domain == "maze2d" else "actions",
@@ -62,23 +74,29 @@ def make_stage(
     if kind == "regression":
         return RegressionStage(recipe.regression, windows, about), normalizers
     about["noise"] = recipe.teacher.noise.model_dump(mode="json")
+    if kind == "joint":
+        return JointStage(recipe, data, windows, normalizers, about, device), normalizers
     if kind == "teacher":
-        return TeacherStage(recipe.teacher, windows, about), normalizers
-    teacher = load_model(parents["teacher"], "teacher", device=device)
-    reward = load_model(parents["reward"], "reward", device=device)
-    _check_parent(parents["teacher"], teacher.about, about, "horizon", "context")
-    _check_parent(parents["reward"], reward.about, about)
+        value = None
+        if parent_kinds(kind, recipe):
+            value = _parent(parents, "reward", about, device).network
+        return TeacherStage(recipe.teacher, windows, about, value), normalizers
+    teacher = _parent(parents, "teacher", about, device, "horizon", "context")
+    reward = _parent(parents, "reward", about, device)
     # The warm start is a copy, so the student's noise levels are its teacher's own.
     about["noise"], about["network"] = teacher.about["noise"], teacher.about["network"]
     return StudentStage(recipe.student, windows, teacher, reward, about), normalizers
 
 
-def _check_parent(path: Path, parent: dict[str, Any], child: dict[str, Any], *also: str) -> None:
-    """A parent of other data was normalized otherwise: its numbers would mean something else."""
-    same = ("fingerprint", "modelled", "observation_dims", "action_dims", *also)
-    wrong = [f"{key} {parent[key]}, not {child[key]}" for key in same if parent[key] != child[key]]
+def _parent(
+    parents: dict[str, Path], kind: str, child: dict[str, Any], device: torch.device, *also: str
+) -> Model:
+    path = parents[kind]
+    model = load_model(path, kind, device=device)
+    wrong = differences(model.about, child, *also)
     if wrong:
         raise CheckpointError(
-            f"{path} is no {parent['kind']} for this student: it has {'; '.join(wrong)}; train one "
-            f"on {child['dataset']} with the same window"
+            f"{path} is no {kind} for this {child['kind']}: it has {wrong}; train one on "
+            f"{child['dataset']} with the same window"
         )
+    return model

@@ -75,6 +75,17 @@ def window_dims(about: dict[str, Any]) -> int:
     return int(about["observation_dims" if about["modelled"] == "states" else "action_dims"])
 
 
+def differences(parent: dict[str, Any], child: dict[str, Any], *also: str) -> str:
+    """Why a model cannot be a part of another: what their headers say otherwise, or nothing.
+
+    A parent of other data was normalized otherwise: its numbers would mean something else.
+    """
+    same = ("fingerprint", "modelled", "observation_dims", "action_dims", *also)
+    return "; ".join(
+        f"{key} {parent[key]}, not {child[key]}" for key in same if parent[key] != child[key]
+    )
+
+
 def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> Model:
     """Read a finished stage, frozen and in eval mode.
 

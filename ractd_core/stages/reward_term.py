@@ -1,12 +1,15 @@
-"""The reward term of a stage's loss: what a frozen reward model says of the stage's windows."""
+"""What a frozen reward model says of windows: a term of a stage's loss, or a pull on samples."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ractd_core.diffusion.samplers import Gradient
+from ractd_core.draws import Draws
 from ractd_core.losses import RewardLoss, action_reward_loss, plan_reward_loss
 
 
@@ -20,3 +23,23 @@ def make_reward_loss(
     if about["modelled"] == "states":
         return partial(plan_reward_loss, value, states=reward_states)
     return partial(action_reward_loss, value, observation_dims=about["observation_dims"])
+
+
+def reward_gradient(about: dict[str, Any], value: nn.Module) -> Gradient:
+    """The gradient of each window's reward, R summed over a plan's states or of the first action.
+
+    It can be called where gradients are off, even in inference mode.
+    """
+    reward_loss = make_reward_loss(about, value, reward_states=None)
+
+    def gradient(window: Tensor, cond: Tensor) -> Tensor:
+        # Only tensors made outside of inference mode take part in a gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = window.clone().requires_grad_()
+            # Nothing is drawn: every state counts.
+            nothing = Draws(0, 0, len(at), at.device)
+            [slope] = torch.autograd.grad(reward_loss(at, cond.clone(), nothing), at)
+        # The loss is the negative mean over windows.
+        return -len(window) * slope
+
+    return gradient
