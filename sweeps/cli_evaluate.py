@@ -25,6 +25,15 @@ def evaluate(
     calls: Annotated[
         int | None, typer.Option(min=1, help="Network calls per plan or action.")
     ] = None,
+    reward: Annotated[
+        Path | None, typer.Option(help="A reward model.safetensors, to guide a teacher.")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="How strongly --reward pulls on the teacher's samples.")
+    ] = 0.0,
+    executed: Annotated[
+        int, typer.Option(min=1, help="Actions of a window that are executed before the next.")
+    ] = 1,
     csv: Annotated[Path | None, typer.Option(help="Write one line per episode here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -42,11 +51,14 @@ def evaluate(
         loaded = load_model(model, "teacher", "student", "regression", device=device())
         dataset = parse_dataset_name(loaded.about["dataset"])
         try:
-            planner = Planner(loaded, device(), Sampling(method=sampler, calls=calls))
+            sampling = Sampling(method=sampler, calls=calls, guidance=guidance)
+            guide = None if reward is None else load_model(reward, "reward", device=device())
+            planner = Planner(loaded, device(), sampling, guide)
+            policy = make_policy(planner, executed_actions=executed)
         except ValueError as error:
             raise TaskError(str(error)) from error
         seeds = range(first_seed, first_seed + episodes)
-        result = play(make_policy(planner), dataset, seeds)
+        result = play(policy, dataset, seeds)
         if csv is not None:
             write_text(csv, result.csv())
     interval = bootstrap_mean(result.scores)
@@ -56,6 +68,8 @@ def evaluate(
         "dataset": str(dataset),
         "fingerprint": loaded.about["fingerprint"],
         "network_calls": planner.calls,
+        "reward_gradients": planner.gradients,
+        "executed_actions": executed if planner.modelled == "actions" else None,
         "episodes": episodes,
         "first_seed": first_seed,
         "score": result.score,
@@ -67,9 +81,12 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(about, indent=1))
         return
+    guided = f" and {planner.gradients} reward gradients" if planner.gradients else ""
+    shared = f" per {executed} actions" if executed > 1 else ""
     typer.echo(
         f"{dataset} (fingerprint {about['fingerprint'][:12]}), {about['kind']} in {planner.calls} "
-        f"network call{'s' if planner.calls > 1 else ''}: normalized score {result.score:.1f} "
+        f"network call{'s' if planner.calls > 1 else ''}{guided}{shared}: "
+        f"normalized score {result.score:.1f} "
         f"[{interval.low:.1f}, {interval.high:.1f}], 95 % bootstrap interval over {episodes} "
         f"episodes (seeds from {first_seed}), mean return {about['return_mean']:.6g}, "
         f"{about['terminated']} terminated"

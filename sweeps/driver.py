@@ -143,9 +143,12 @@ class Driver:
         """Teachers and rewards of every choice, before the trials: none then waits for another."""
         for kind in ("reward", "teacher"):
             requests = {r.name: r for c in contexts for r in stage_requests(c, kind)}
-            todo = [r for r in requests.values() if self.folder.store.find(r.name) is None]
+            find = self.folder.store.find
+            todo = [r for r in requests.values() if find(r.name) is None]
             if len(todo) < len(requests):
                 self.say(f"{kind}: {len(requests) - len(todo)} of {len(requests)} in the store")
+            # A stage whose parent could not be built is left to the trials, which say so.
+            todo = [r for r in todo if all(map(find, r.parents.values()))]
             resources = getattr(self.spec.resources, kind)
             alone = resources.workers == 1
             # Ray Train's workers take their own resources; the task that waits for them takes none.
@@ -286,15 +289,16 @@ def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
     A field searched over a continuous range has no list of choices: such stages are left to the
     trials that need them.
     """
-    search = context.spec.search
-    own = {p: v for p, v in search.items() if p.split(".")[0] in ("window", kind)}
+    search, base = context.spec.search, context.spec.recipe
+    rewarded = base.teacher.reward_weight or "teacher.reward_weight" in search
+    read = ("window", kind, *(("reward",) if kind == "teacher" and rewarded else ()))
+    own = {p: v for p, v in search.items() if p.split(".")[0] in read}
     choices = {p: v.choices for p, v in own.items() if isinstance(v, Choices)}
     if len(choices) < len(own):
         return []
     points = [
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
     ]
-    base = context.spec.recipe
     recipes = [apply(base, point) for point in points if misfit(base, point) is None]
     requests = [context.request(kind, recipe) for recipe in recipes]
     return list({request.name: request for request in requests}.values())

@@ -1,40 +1,42 @@
 """The final rows of a task: the best trial and its comparisons, on episode seeds never used before.
 
 Rows are ``ractd`` (the best trial's student), ``teacher`` (its teacher by Heun over the whole
-grid), ``ctd`` (the same student without reward), ``ctm`` (nor denoising) and ``regression``
-(without diffusion: a maze's plan from its ends, elsewhere behaviour cloning); ``rows.py`` says how
-to name the same by other numbers of calls.
+grid), ``ctd`` (the same student without reward) and ``ctm`` (nor denoising). Where the reward
+belongs is asked by ``teacher-guided`` (the teacher, pulled by the reward model's gradient as it
+samples), ``reward-in-teacher`` (the teacher trained with the winner's reward weight, the student
+without) and ``reward-in-both``; ``joint`` is the winner's recipe with all its stages trained at
+once. Without diffusion there are ``regression`` of a maze's plan from its ends, and elsewhere
+``bc``, behaviour cloning. ``rows.py`` says how to name the same by other numbers of calls.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ractd_core.bench import plan_latency
+from ractd_core.config import Recipe
 from ractd_core.evaluate import evaluate
 from ractd_core.files import write_text
 from ractd_core.policy import Planner, make_policy
+from ractd_core.stages import parent_kinds
 from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
 from sweeps.canonical import key_of
 from sweeps.layout import TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
-from sweeps.rows import parse_row
-from sweeps.search_space import Scalar, apply, canonical_path
+from sweeps.rows import parse_row, stage_of
+from sweeps.search_space import Scalar, apply, canonical_path, label
 from sweeps.spec import FINAL_SEED
-from sweeps.stage_store import MODEL, StageRequest
+from sweeps.stage_store import MODEL
 from sweeps.trial import EPISODES, failure_reason
 from sweeps.workers import device, use_threads
 
 _REPETITIONS, _MOST = 10, 200
 """Timed decisions: at least ten, and as many as 200 network calls allow."""
-_WITHOUT: dict[str, dict[str, Scalar]] = {
-    "ctd": {"student.reward_weight": 0.0},
-    "ctm": {"student.reward_weight": 0.0, "student.dsm_weight": 0.0},
-}
+_GUIDED = "teacher-guided"
 
 
 class RowsFailedError(RuntimeError):
@@ -94,33 +96,36 @@ def _plan_of(context: TaskContext, best: Record) -> TrialPlan:
     return context.trial({p: v for p, v in values.items() if p in context.spec.search})
 
 
-def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
+def _evaluate_row(plan: TrialPlan, best: Record, row: str, key: str) -> None:
     context, where = plan.context, device()
-    kind, sampling = parse_row(method)
-    path, request, trained = _model(plan, best, kind)
-    planner = Planner.load(path, where, sampling)
+    method, sampling = parse_row(row)
+    model = _model(plan, best, method)
+    reward = None
+    if method == _GUIDED:
+        sampling = sampling.model_copy(update={"guidance": plan.recipe.policy.guidance})
+        reward, _ = _build(context, "reward", plan.recipe)
+    planner = Planner.load(model.path, where, sampling, reward)
+    executed = plan.recipe.policy.executed_actions
     count = context.spec.evaluation.final_episodes
     seeds = range(FINAL_SEED, FINAL_SEED + count)
-    result = evaluate(make_policy(planner), context.dataset, seeds)
+    result = evaluate(make_policy(planner, executed_actions=executed), context.dataset, seeds)
     latency = plan_latency(planner, repetitions=max(_REPETITIONS, _MOST // planner.calls))
     write_text(context.folder.rows.folder(key) / EPISODES, result.csv())
-    identity = plan.identity()
-    if kind in _WITHOUT:
-        identity["params"] |= {path.split(".")[1]: 0.0 for path in _WITHOUT[kind]}
-    elif kind != "ractd":
-        identity["params"] = {"horizon": plan.recipe.window.horizon}
-        identity["training_seed"] = request.definition["config"]["seed"]
     record = {
         "kind": "row",
-        **identity,
-        "method": method,
+        **plan.identity(),
+        **model.identity,
+        "method": row,
         "trial": best["key"],
         "status": "completed",
         "reason": None,
-        **trained,
+        **model.trained,
         # Where it was played and timed, which need not be where it was trained.
         "device": where.type,
+        # Per window, of which a maze's plan has no number of actions.
         "nfe": planner.calls,
+        "reward_gradients": planner.gradients,
+        "executed_actions": executed if planner.modelled == "actions" else None,
         "evaluation": {
             "score": result.score,
             "std": result.std,
@@ -128,7 +133,7 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
             "first_seed": FINAL_SEED,
             "return_mean": float(result.returns.mean()),
         },
-        "selection_score": best["selection"]["score"] if method == "ractd" else None,
+        "selection_score": best["selection"]["score"] if row == "ractd" else None,
         "latency_ms": asdict(latency),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -136,17 +141,57 @@ def _evaluate_row(plan: TrialPlan, best: Record, method: str, key: str) -> None:
     context.folder.rows.put(key, record)
 
 
-def _model(plan: TrialPlan, best: Record, kind: str) -> tuple[Path, StageRequest, dict[str, Any]]:
-    """The model of a row of this kind, built if need be, and what its training took."""
-    context = plan.context
-    taken = ("steps", "seconds", "workers")
-    if kind == "ractd":
+@dataclass(frozen=True)
+class _RowModel:
+    """A row's model file, what its training took, and what its record says of it."""
+
+    path: Path
+    trained: dict[str, Any]
+    identity: dict[str, Any]
+
+
+def _model(plan: TrialPlan, best: Record, method: str) -> _RowModel:
+    """The model that ``method`` plays, built if need be."""
+    context, taken = plan.context, ("steps", "seconds", "workers")
+    if method == "ractd":
         path = context.folder.trials.folder(best["key"]) / MODEL
-        return path, plan.student, {key: best[key] for key in taken}
-    recipe = apply(plan.recipe, _WITHOUT.get(kind, {}))
-    stage = "student" if kind in _WITHOUT else kind
-    request = context.request(stage, recipe)
-    resources = getattr(context.spec.resources, stage, context.spec.resources.student)
+        return _RowModel(path, {key: best[key] for key in taken}, {})
+    values = _changes(method, plan.recipe)
+    recipe = apply(plan.recipe, values)
+    kind = stage_of(method)
+    request = context.request(kind, recipe)
+    path, manifest = _build(context, kind, recipe)
+    identity = plan.identity()
+    own: dict[str, Any] = {}
+    if kind in ("teacher", "regression"):
+        own["params"] = {"horizon": recipe.window.horizon}
+        if method == _GUIDED:
+            own["params"]["guidance"] = recipe.policy.guidance
+        own["training_seed"] = request.definition["config"]["seed"]
+    else:
+        own["params"] = identity["params"] | {label(path): v for path, v in values.items()}
+        own["stages"] = request.parents
+    return _RowModel(path, {key: manifest[key] for key in taken}, own)
+
+
+def _changes(method: str, recipe: Recipe) -> dict[str, Scalar]:
+    """What the student of ``method`` is trained with otherwise than the winner."""
+    weight = recipe.student.reward_weight
+    changes: dict[str, dict[str, Scalar]] = {
+        "ctd": {"student.reward_weight": 0.0},
+        "ctm": {"student.reward_weight": 0.0, "student.dsm_weight": 0.0},
+        "reward-in-teacher": {"student.reward_weight": 0.0, "teacher.reward_weight": weight},
+        "reward-in-both": {"teacher.reward_weight": weight},
+    }
+    return changes.get(method, {})
+
+
+def _build(context: TaskContext, kind: str, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
+    """A stage's model file and manifest, after building it and what it is built from."""
+    for parent in parent_kinds(kind, recipe):
+        _build(context, parent, recipe)
+    request = context.request(kind, recipe)
+    resources = getattr(context.spec.resources, kind, context.spec.resources.student)
     store = context.folder.store
     manifest = ensure_stage(store, request, resources, context.folder.scratch)
-    return store.path(request.name), request, {key: manifest[key] for key in taken}
+    return store.path(request.name), manifest

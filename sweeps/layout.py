@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ractd_core.config import Recipe
 from ractd_core.files import home, read_json, write_json
+from ractd_core.stages import parent_kinds
 from ractd_core.tasks import DatasetName, parse_dataset_name
 from sweeps.canonical import key_of
 from sweeps.ledger import Ledger
@@ -156,9 +157,7 @@ class TaskContext:
 
     def request(self, kind: str, recipe: Recipe) -> StageRequest:
         """The stage ``kind`` of ``recipe`` on this task's data."""
-        parents = {}
-        if kind == "student":
-            parents = {k: self.request(k, recipe).name for k in ("teacher", "reward")}
+        parents = {k: self.request(k, recipe).name for k in parent_kinds(kind, recipe)}
         return StageRequest(kind, recipe, str(self.dataset), self.fingerprint, parents)
 
     def trial(self, values: dict[str, Scalar]) -> TrialPlan:
@@ -181,11 +180,12 @@ class TrialPlan:
 
     @cached_property
     def key(self) -> str:
-        """Hash of what defines the record: the student and how it is scored."""
+        """Hash of what defines the record: the student, how it acts and how it is scored."""
         evaluation = self.context.spec.evaluation
         return key_of(
             {
                 "student": self.student.definition,
+                "executed_actions": self.recipe.policy.executed_actions,
                 "every": evaluation.every,
                 "episodes": [evaluation.episodes, evaluation.selection_episodes],
                 "first_seed": SELECTION_SEED,

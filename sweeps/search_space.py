@@ -39,8 +39,8 @@ LABELS = {
 """What records and the study call a path; other paths are called by themselves."""
 
 _FIRST_FEW = 4
-_SEARCHED_STAGES = ("window", "teacher", "reward", "student")
-"""A trial reads nothing else: the regression is a row of comparison."""
+_ROWS_ALONE = {"regression": "regression", "policy.guidance": "teacher-guided"}
+"""What no trial reads, with the row of comparison that does."""
 
 
 def label(path: str) -> str:
@@ -57,7 +57,7 @@ def _leaves(model: type[Config], prefix: str = "") -> list[str]:
     return paths
 
 
-SEARCHABLE = [path for path in _leaves(Recipe) if path.split(".")[0] in _SEARCHED_STAGES]
+SEARCHABLE = [path for path in _leaves(Recipe) if not path.startswith(tuple(_ROWS_ALONE))]
 
 
 def canonical_path(name: str) -> str:
@@ -65,8 +65,9 @@ def canonical_path(name: str) -> str:
     path = ALIASES.get(name, name)
     if path in SEARCHABLE:
         return path
-    if path.split(".")[0] == "regression":
-        raise ValueError(f"{name!r} belongs to the regression row; no trial reads it")
+    for start, row in _ROWS_ALONE.items():
+        if path.startswith(start):
+            raise ValueError(f"{name!r} belongs to the {row} row; no trial reads it")
     hint = near(name, [*ALIASES, *SEARCHABLE])
     raise ValueError(f"{name!r} is not a field of the recipe{hint}")
 

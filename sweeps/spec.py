@@ -33,7 +33,7 @@ from ractd_core.config import (
 )
 from ractd_core.data.generate import LocalRecipe
 from ractd_core.tasks import DatasetName, expand_datasets, near, parse_dataset_name
-from sweeps.rows import Row
+from sweeps.rows import Row, check_rows, parse_row, rows_for
 from sweeps.search_space import (
     Choices,
     Parameter,
@@ -176,9 +176,10 @@ class SweepSpec(Config):
     ``tasks`` are datasets such as ``local/maze2d-umaze-v1`` or groups of them such as
     ``d4rl/gym-mujoco-9`` or ``minari/kitchen-*``. ``rows`` are compared with the winner: its
     ``teacher``, the student without reward (``ctd``) and without denoising too (``ctm``),
-    ``regression``, and any of these by other numbers of network calls (:mod:`sweeps.rows`). Null
-    means regression, teacher and ctd, the teacher by 20 calls of DDIM outside mazes: its 158 at
-    every step of an episode, where a maze's plan is made once, take hours on a CPU.
+    ``regression`` or, outside mazes, ``bc``, and more by any number of network calls
+    (:mod:`sweeps.rows`). Null means regression, teacher and ctd, and outside mazes bc, the teacher
+    by 20 calls of DDIM, and ctd: its 158 at every step of an episode, where a maze's plan is made
+    once, take hours on a CPU.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -219,9 +220,10 @@ class SweepSpec(Config):
     def rows_of(self, dataset: DatasetName) -> tuple[Row, ...]:
         """The rows to compare the winner of one task with."""
         if self.rows is not None:
-            return self.rows
-        plans = dataset.task.domain == "maze2d"
-        return ("regression", "teacher" if plans else "teacher:ddim-20", "ctd")
+            return rows_for(dataset, self.rows)
+        if dataset.task.domain == "maze2d":
+            return ("regression", "teacher", "ctd")
+        return ("bc", "teacher:ddim-20", "ctd")
 
     def datasets(self) -> list[DatasetName]:
         """The datasets that ``tasks`` names."""
@@ -382,7 +384,12 @@ def _cross_checks(raw: dict[str, Any]) -> list[str]:
             search[path] = checked
             problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
     known = filter(lambda task: _entry(Dataset, task), _table(raw, "tasks", []))
-    for task in (name.task.name for text in known for name in expand_datasets(text)):
+    datasets = [name for text in known for name in expand_datasets(text)]
+    rows = _table(raw, "rows", [])
+    if all(_entry(Row, row) for row in rows):
+        problems += check_rows(rows, datasets)
+        problems += _check_policy(recipe, search, rows, datasets)
+    for task in (name.task.name for name in datasets):
         for index, point in enumerate(_table(raw, "first_trials", ["paper"])):
             where = f"first_trials.{index}"
             problems += _check_point(recipe, search, named, where, task, _entry(Point, point))
@@ -395,6 +402,25 @@ def _cross_checks(raw: dict[str, Any]) -> list[str]:
                 f"resources.{stage}.workers: {count} workers cannot share batch_size {batch} evenly"
             )
     return list(dict.fromkeys(problems))
+
+
+def _check_policy(
+    recipe: Recipe, search: dict[str, Parameter], rows: list[str], datasets: list[DatasetName]
+) -> list[str]:
+    """Ways to act that a task or a row does not have."""
+    problems = []
+    maze = next((each for each in datasets if each.task.domain == "maze2d"), None)
+    path = "policy.executed_actions"
+    where = f"search.{path}" if path in search else f"recipe.{path}"
+    if maze is not None and (path in search or recipe.policy.executed_actions > 1):
+        problems.append(f"{where}: {maze} plans states, and its plan is executed whole")
+    if recipe.policy.guidance == 0:
+        problems += [
+            f"rows.{index}: {row!r} is not guided, recipe.policy.guidance being 0"
+            for index, row in enumerate(rows)
+            if parse_row(row)[0] == "teacher-guided"
+        ]
+    return problems
 
 
 def _check_point(

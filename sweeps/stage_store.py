@@ -55,10 +55,14 @@ class StageRequest:
     def definition(self) -> dict[str, Any]:
         """The part of the recipe that this kind of stage reads, and what it is trained on."""
         recipe = self.recipe.model_dump(mode="json")
+        if not recipe["teacher"]["reward_weight"]:
+            # Teachers are what they were before they could have a reward.
+            del recipe["teacher"]["reward_weight"]
+        together = {part: recipe[part] for part in ("teacher", "reward", "student")}
         definition = {
             "schema": STAGE_SCHEMA,
             "kind": self.kind,
-            "config": recipe[self.kind],
+            "config": together if self.kind == "joint" else recipe[self.kind],
             "fingerprint": self.fingerprint,
             "parents": self.parents,
         }

@@ -11,10 +11,10 @@ import pandas as pd
 from filelock import FileLock
 
 from ractd_core.data.store import load
-from ractd_core.evaluate import evaluate
+from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import write_json, write_text
 from ractd_core.policy import Planner, make_policy
-from ractd_core.stages import make_stage
+from ractd_core.stages import Model, make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
 from sweeps.build import ensure_stage
 from sweeps.jsonl import Row, append_row, read_rows
@@ -112,11 +112,15 @@ def train_student(payload: Payload, report: Report) -> None:
         report(row)
     clock = time.monotonic()
 
+    def play(model: Model, episodes: int) -> Evaluation:
+        executed = plan.recipe.policy.executed_actions
+        policy = make_policy(Planner(model, where), executed_actions=executed)
+        return evaluate(policy, plan.context.dataset, selection_seeds(episodes))
+
     def score(trainer: Trainer, metrics: Metrics) -> bool:
         nonlocal clock
         row: Row = {"step": trainer.step, **metrics}
-        policy = make_policy(Planner(stage.result(trainer.ema, normalizers), where))
-        result = evaluate(policy, plan.context.dataset, selection_seeds(spec.episodes))
+        result = play(stage.result(trainer.ema, normalizers), spec.episodes)
         if trainer.rank == 0:
             row |= {"score": result.score, "score_std": result.std, "episodes": spec.episodes}
             row |= {"seconds": time.monotonic() - clock, "device": where.type}
@@ -128,8 +132,7 @@ def train_student(payload: Payload, report: Report) -> None:
     trainer.run(every=spec.every, callback=score)
     if trainer.step == stage.optim.steps:
         model = stage.result(trainer.ema, normalizers)
-        seeds = selection_seeds(spec.selection_episodes)
-        result = evaluate(make_policy(Planner(model, where)), plan.context.dataset, seeds)
+        result = play(model, spec.selection_episodes)
         if trainer.rank == 0:
             model.save(plan.folder / MODEL)
             write_text(plan.folder / EPISODES, result.csv())
