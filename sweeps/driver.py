@@ -52,7 +52,7 @@ class Driver:
 
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
-        self.spec: SweepSpec = folder.spec()
+        self.spec: SweepSpec = folder.spec_to_run()
         self.progress = Progress(folder.path / "events.jsonl")
         self.say = self.progress.say
         self._messages = Messages(folder.path / "messages")
@@ -137,7 +137,7 @@ class Driver:
 
     def _to_do(self, context: TaskContext) -> bool:
         done = task_status(self.folder, str(context.dataset)).done
-        return done < self.spec.planned_trials or bool(missing(context))
+        return done < self.spec.planned_trials(context.dataset) or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice, before the trials: none then waits for another."""
@@ -294,7 +294,7 @@ def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
     points = [
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
     ]
-    base = context.spec.recipe
+    base = context.recipe
     recipes = [apply(base, point) for point in points if misfit(base, point) is None]
     requests = [context.request(kind, recipe) for recipe in recipes]
     return list({request.name: request for request in requests}.values())
