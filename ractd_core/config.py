@@ -34,14 +34,14 @@ class Config(BaseModel):
         filled = dict(value)
         for name, info in cls.model_fields.items():
             if isinstance(info.default, Config) and isinstance(value.get(name), dict):
-                filled[name] = _merged(info.default.model_dump(), value[name])
+                filled[name] = merged(info.default.model_dump(), value[name])
         return filled
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """``over`` on top of ``base``, table by table."""
     both = {
-        key: _merged(base[key], value)
+        key: merged(base[key], value)
         if isinstance(value, dict) and isinstance(base.get(key), dict)
         else value
         for key, value in over.items()
@@ -129,7 +129,10 @@ class UNetConfig(Config):
 
 
 class OptimConfig(Config):
-    """AdamW, cosine schedule after a linear warm-up, gradient clipping, EMA for evaluation."""
+    """AdamW, cosine schedule after a linear warm-up, gradient clipping, EMA for evaluation.
+
+    Null ``grad_clip`` clips nothing; ``ema_decay`` 0 evaluates the weights themselves.
+    """
 
     steps: Positive
     batch_size: Positive = 64
@@ -137,7 +140,7 @@ class OptimConfig(Config):
     weight_decay: NonNegative = 1e-6
     betas: tuple[Fraction, Fraction] = (0.95, 0.999)
     warmup_steps: Annotated[int, Field(ge=0)] = 20
-    grad_clip: PositiveFloat = 1.0
+    grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction = 0.999
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -166,12 +169,14 @@ class TeacherConfig(Config):
 class RewardConfig(Config):
     """Return-to-go model: residual MLP on single states (mazes) or actions in their states.
 
+    ``network`` is that MLP, as released, or the convolutions that the paper describes.
     ``truncation`` says what an episode cut by time is worth beyond its end: ``zero`` as released,
     or ``hold``, its last reward for ever, which agrees with windows that hold the last position.
     ``termination_penalty`` is taken off the last reward of an episode that terminated.
     """
 
     optim: OptimConfig = OptimConfig(steps=600, batch_size=256, weight_decay=1e-3)
+    network: Literal["mlp", "conv"] = "mlp"
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 128)
     discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
     truncation: Literal["zero", "hold"] = "hold"

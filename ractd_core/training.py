@@ -159,7 +159,8 @@ class Trainer:
             loss, info = self._loss(draws)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
+        # An infinite limit scales by exactly 1, and the norm is still reported.
+        norm = nn.utils.clip_grad_norm_(self._parameters, config.grad_clip or math.inf)
         self._optimizer.step()
         # Early on the average follows the weights closely, so that short runs have one worth using.
         decay = min(config.ema_decay, (1 + step) / (10 + step))

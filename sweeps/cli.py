@@ -12,6 +12,7 @@ from cluster import Job, JobState, LocalBackend
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
+from sweeps.cli_recipe import recipe
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
@@ -31,6 +32,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 
 
 app.command()(tasks)
+app.command()(recipe)
 app.command()(evaluate)
 
 
@@ -61,7 +63,7 @@ def sweep_resume(
     """Go on with a sweep after anything; if it is running, follow it."""
     with user_errors():
         folder = SweepFolder(storage_path(storage), name)
-        folder.spec()
+        folder.spec_to_run()
         raise typer.Exit(_drive(folder, detach))
 
 

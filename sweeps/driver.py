@@ -52,7 +52,7 @@ class Driver:
 
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
-        self.spec: SweepSpec = folder.spec()
+        self.spec: SweepSpec = folder.spec_to_run()
         self.progress = Progress(folder.path / "events.jsonl")
         self.say = self.progress.say
         self._messages = Messages(folder.path / "messages")
@@ -137,7 +137,7 @@ class Driver:
 
     def _to_do(self, context: TaskContext) -> bool:
         done = task_status(self.folder, str(context.dataset)).done
-        return done < self.spec.planned_trials or bool(missing(context))
+        return done < self.spec.planned_trials(context.dataset) or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice, before the trials: none then waits for another."""
@@ -289,7 +289,7 @@ def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
     A field searched over a continuous range has no list of choices: such stages are left to the
     trials that need them.
     """
-    search, base = context.spec.search, context.spec.recipe
+    search, base = context.spec.search, context.recipe
     rewarded = base.teacher.reward_weight or "teacher.reward_weight" in search
     read = ("window", kind, *(("reward",) if kind == "teacher" and rewarded else ()))
     own = {p: v for p, v in search.items() if p.split(".")[0] in read}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from ractd_core.config import Recipe
-from ractd_core.files import home, read_json, write_json
+from ractd_core.files import home, read_json, write_json, write_text
 from ractd_core.stages import parent_kinds
 from ractd_core.tasks import DatasetName, parse_dataset_name
 from sweeps.canonical import key_of
 from sweeps.ledger import Ledger
-from sweeps.search_space import LABELS, Scalar, apply, label
+from sweeps.search_space import LABELS, Scalar, apply, label, value_at
 from sweeps.spec import SELECTION_SEED, SweepSpec, dump_spec, parse_spec
 from sweeps.stage_store import StageRequest, StageStore
 
+_SHOWN = 3
+_ABSENT = "not there"
 _REPORTED = ("ractd", "torch", "ray", "optuna", "gymnasium", "gymnasium-robotics", "mujoco")
 
 
@@ -107,19 +110,59 @@ class SweepFolder:
             raise StorageError(f"no sweep {self.name!r} in {self.storage}; there: {there}")
         return parse_spec(path.read_text(encoding="utf-8"), str(path))
 
+    def spec_to_run(self) -> SweepSpec:
+        """The frozen spec; :class:`StorageError` if it stands for other recipes by now.
+
+        A spec holds what its author changed. The rest is this release's, and with other values half
+        of a sweep's trials would be of another kind.
+        """
+        spec, path = self.spec(), self.path / "recipes.json"
+        if not path.exists():
+            raise StorageError(
+                f"{path} is missing: nothing says which recipes sweep {self.name!r} began with; "
+                "start a sweep of another name"
+            )
+        changes = list(_changes(read_json(path), _recipes(spec)))
+        if changes:
+            more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+            raise StorageError(
+                f"sweep {self.name!r} was begun by a release with other recipes ({path}): "
+                f"{'; '.join(changes[:_SHOWN])}{more}; go on with that release, or start a sweep "
+                "of another name"
+            )
+        return spec
+
     def freeze(self, spec: SweepSpec) -> None:
-        """Write the spec, or check that the one there is the same (:class:`StorageError`)."""
+        """Write the spec and its recipes, or check that those there are the same.
+
+        Raises :class:`StorageError` if they are not.
+        """
         path = self.path / "spec.yaml"
-        if path.exists():
-            if self.spec() != spec:
-                raise StorageError(
-                    f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
-                    "give the new one another name, or remove that folder"
-                )
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".part").write_text(dump_spec(spec), encoding="utf-8")
-        path.with_suffix(".part").rename(path)
+        if not path.exists():
+            write_json(self.path / "recipes.json", _recipes(spec))
+            write_text(path, dump_spec(spec))
+        elif self.spec() != spec:
+            raise StorageError(
+                f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
+                "give the new one another name, or remove that folder"
+            )
+        else:
+            self.spec_to_run()
+
+
+def _recipes(spec: SweepSpec) -> dict[str, Any]:
+    """What every task of a sweep is trained with, whole."""
+    return {str(name): spec.recipe_of(name).model_dump(mode="json") for name in spec.datasets()}
+
+
+def _changes(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Where two tables differ, and in what."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**then, **now}:
+            inner = f"{path}.{key}" if path else key
+            yield from _changes(then.get(key, _ABSENT), now.get(key, _ABSENT), inner)
+    elif then != now:
+        yield f"{path} was {then}, is {now}"
 
 
 def names(storage: Path) -> list[str]:
@@ -153,16 +196,21 @@ class TaskContext:
         """The same context in another process."""
         folder = SweepFolder(Path(value["storage"]), value["name"])
         name = parse_dataset_name(value["dataset"])
-        return cls(folder, folder.spec(), name, value["fingerprint"])
+        return cls(folder, folder.spec_to_run(), name, value["fingerprint"])
 
     def request(self, kind: str, recipe: Recipe) -> StageRequest:
         """The stage ``kind`` of ``recipe`` on this task's data."""
         parents = {k: self.request(k, recipe).name for k in parent_kinds(kind, recipe)}
         return StageRequest(kind, recipe, str(self.dataset), self.fingerprint, parents)
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The task's recipe, before anything is searched."""
+        return self.spec.recipe_of(self.dataset)
+
     def trial(self, values: dict[str, Scalar]) -> TrialPlan:
         """The trial with ``values`` at canonical paths."""
-        return TrialPlan(self, apply(self.spec.recipe, values), values)
+        return TrialPlan(self, apply(self.recipe, values), values)
 
 
 @dataclass(frozen=True)
@@ -200,12 +248,7 @@ class TrialPlan:
     def identity(self) -> dict[str, Any]:
         """The fields that trials and rows share: which data, which values, which stages."""
         task = self.context.dataset.task
-        recipe = self.recipe.model_dump(mode="json")
-        params: dict[str, Scalar] = {}
-        for path in LABELS:
-            section, leaf = path.split(".")
-            params[path] = recipe[section][leaf]
-        params |= self.values
+        params = {path: value_at(self.recipe, path) for path in LABELS} | self.values
         return {
             "sweep": self.context.folder.name,
             "task": task.name,

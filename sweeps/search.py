@@ -95,7 +95,7 @@ class StudySearch(Searcher):
         self._announce = announce
         spec = context.spec
         self._space = {
-            label(path): (path, distribution(parameter, is_integer(spec.recipe, path)))
+            label(path): (path, distribution(parameter, is_integer(context.recipe, path)))
             for path, parameter in spec.search.items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
@@ -105,7 +105,8 @@ class StudySearch(Searcher):
     @property
     def remaining(self) -> int:
         """Trials of the spec that have no record."""
-        return self.context.spec.planned_trials - len(self._records())
+        context = self.context
+        return context.spec.planned_trials(context.dataset) - len(self._records())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial's config: an unfinished one first, else a new one that is no duplicate."""
@@ -115,8 +116,7 @@ class StudySearch(Searcher):
                 return self._begin(trial_id, trial)
             self.study.tell(trial, state=TrialState.FAIL)
         # A sampler need not stumble on the last points of a small space.
-        spec = self.context.spec
-        for point in whole_space(spec.recipe, spec.search):
+        for point in whole_space(self.context.recipe, self.context.spec.search):
             params = {label(path): value for path, value in point.items()}
             if self._is_new(params):
                 self.study.enqueue_trial(params)
@@ -126,7 +126,7 @@ class StudySearch(Searcher):
     def _is_new(self, params: dict[str, Scalar]) -> bool:
         """Whether a trial with ``params`` is possible and neither done nor under way."""
         values = self._values(params)
-        if misfit(self.context.spec.recipe, values) is not None:
+        if misfit(self.context.recipe, values) is not None:
             return False
         under_way = {plan.key for _, plan in self._trials.values()}
         return self.context.trial(values).key not in under_way | set(self._records())
@@ -196,7 +196,7 @@ class StudySearch(Searcher):
             multivariate=True,
             constant_liar=True,
         )
-        for point in self.context.spec.first_points(self.context.dataset.task.name):
+        for point in self.context.spec.first_points(self.context.dataset):
             named = {label(path): value for path, value in point.items()}
             study.enqueue_trial(named, skip_if_exists=True)
         return study
@@ -209,7 +209,7 @@ class StudySearch(Searcher):
             if frozen.state == TrialState.WAITING:
                 continue
             whole = set(frozen.params) == set(self._space)
-            if not whole or misfit(self.context.spec.recipe, self._values(frozen.params)):
+            if not whole or misfit(self.context.recipe, self._values(frozen.params)):
                 if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
                     self.study.tell(frozen.number, state=TrialState.FAIL)
                 continue

@@ -131,6 +131,15 @@ def apply(recipe: Recipe, values: dict[str, Scalar]) -> Recipe:
     return Recipe.model_validate(dump)
 
 
+def value_at(recipe: Recipe, path: str) -> Scalar:
+    """What ``recipe`` has at a canonical path."""
+    found: Any = recipe
+    for part in path.split("."):
+        found = getattr(found, part)
+    value: Scalar = found
+    return value
+
+
 def check_values(recipe: Recipe, path: str, parameter: Parameter) -> list[str]:
     """Why values of ``parameter`` do not fit the recipe at ``path``; empty if they do."""
     problems = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import csv
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -17,7 +17,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -32,28 +31,27 @@ from ractd_core.config import (
     Recipe,
 )
 from ractd_core.data.generate import LocalRecipe
-from ractd_core.tasks import DatasetName, expand_datasets, near, parse_dataset_name
+from ractd_core.recipes import Family, override, recipe_for
+from ractd_core.tasks import DatasetName, Task, expand_datasets, near, parse_dataset_name
 from sweeps.rows import Row, check_rows, parse_row, rows_for
 from sweeps.search_space import (
     Choices,
     Parameter,
-    Range,
     Scalar,
     SearchPath,
     check_values,
     contains,
     label,
     misfit,
+    value_at,
     whole_space,
 )
+from sweeps.validation import entry, problems_of, salvage, table, together
 
 _SMALL_SPACE = 1000
 SELECTION_SEED = 10_000
 FINAL_SEED = 1_000_000
 """Selection and final evaluation draw their episode seeds from ranges that never meet."""
-
-
-Model = TypeVar("Model", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
@@ -163,11 +161,15 @@ class Resources(Config):
     concurrent_trials: Positive | None = None
 
 
+PointName = Literal["default", Family]
 Point = Annotated[
-    Annotated[Literal["paper"], Tag("paper")] | Annotated[dict[SearchPath, Scalar], Tag("values")],
-    Discriminator(lambda value: "values" if isinstance(value, dict) else "paper"),
+    Annotated[PointName, Tag("named")] | Annotated[dict[SearchPath, Scalar], Tag("values")],
+    Discriminator(lambda value: "values" if isinstance(value, dict) else "named"),
 ]
-"""A trial to begin with: values of searched fields, or ``paper``, the released configuration."""
+"""A trial to begin with: values of searched fields, or those that a recipe has for all of them.
+
+``default`` is the task's recipe in this sweep, ``released`` and its like that of another family.
+"""
 
 
 class SweepSpec(Config):
@@ -180,17 +182,22 @@ class SweepSpec(Config):
     (:mod:`sweeps.rows`). Null means regression, teacher and ctd, and outside mazes bc, the teacher
     by 20 calls of DDIM, and ctd: its 158 at every step of an episode, where a maze's plan is made
     once, take hours on a CPU.
+
+    ``family`` names the recipes that the tasks begin with (:mod:`ractd_core.recipes`); ``recipe``
+    is what the sweep changes in all of them, in a nested mapping of the fields of
+    :class:`ractd_core.config.Recipe`. Whether it fits each task is checked by :func:`parse_spec`.
     """
 
     name: Annotated[str, AfterValidator(_name)]
     tasks: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     trials: Positive
     search: Annotated[dict[SearchPath, Parameter], Field(min_length=1)]
-    first_trials: tuple[Point, ...] = ("paper",)
+    first_trials: tuple[Point, ...] = ("default",)
     rows: tuple[Row, ...] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataSpec = DataSpec()
-    recipe: Recipe = Recipe()
+    family: Family = "small"
+    recipe: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSpec = EvaluationSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
@@ -209,13 +216,17 @@ class SweepSpec(Config):
             )
         return tuple(map(str, names))
 
-    @property
-    def planned_trials(self) -> int:
-        """``trials``, or the number of points of a search space that has fewer."""
+    def recipe_of(self, dataset: DatasetName) -> Recipe:
+        """The recipe of one task, before anything is searched."""
+        return override(recipe_for(dataset.task, self.family), self.recipe)
+
+    def planned_trials(self, dataset: DatasetName) -> int:
+        """``trials``, or the number of points of a search space that has fewer for this task."""
         sizes = [len(p.choices) for p in self.search.values() if isinstance(p, Choices)]
         if len(sizes) < len(self.search) or math.prod(sizes) > _SMALL_SPACE:
             return self.trials
-        return min(self.trials, sum(1 for _ in whole_space(self.recipe, self.search)))
+        points = whole_space(self.recipe_of(dataset), self.search)
+        return min(self.trials, sum(1 for _ in points))
 
     def rows_of(self, dataset: DatasetName) -> tuple[Row, ...]:
         """The rows to compare the winner of one task with."""
@@ -229,27 +240,23 @@ class SweepSpec(Config):
         """The datasets that ``tasks`` names."""
         return [parse_dataset_name(text) for text in self.tasks]
 
-    def first_points(self, task: str) -> list[dict[str, Scalar]]:
-        """The trials to begin with, by canonical path; ``paper`` stands for the task's defaults."""
+    def first_points(self, dataset: DatasetName) -> list[dict[str, Scalar]]:
+        """The trials of one task to begin with, by canonical path."""
+        recipe = self.recipe_of(dataset)
         return [
-            {p: v for p, v in paper_defaults(task).items() if p in self.search}
-            if point == "paper"
-            else dict(point)
+            dict(point)
+            if isinstance(point, dict)
+            else _named_values(point, recipe, dataset.task, self.search)
             for point in self.first_trials
         ]
 
 
-def paper_defaults(task: str) -> dict[str, Scalar]:
-    """Horizon and loss weights of the released configuration; empty for tasks it does not have."""
-    text = resources.files("ractd_core").joinpath("paper.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
-        if row["task"] == task:
-            weights = {
-                f"student.{key}": float(row[key])
-                for key in ("ctm_weight", "dsm_weight", "reward_weight")
-            }
-            return {"window.horizon": int(row["horizon"]), **weights}
-    return {}
+def _named_values(
+    name: PointName, recipe: Recipe, task: Task, paths: Iterable[str]
+) -> dict[str, Scalar]:
+    """What the recipe that ``name`` stands for has at ``paths``; ``recipe`` is the sweep's own."""
+    source = recipe if name == "default" else recipe_for(task, name)
+    return {path: value_at(source, path) for path in paths}
 
 
 def presets() -> dict[str, Path]:
@@ -289,7 +296,7 @@ def parse_spec(text: str, where: str) -> SweepSpec:
     try:
         spec = SweepSpec.model_validate(raw)
     except ValidationError as error:
-        problems += _structural(error)
+        problems += problems_of(error, SweepSpec)
     problems += _cross_checks(raw)
     if problems or spec is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -297,103 +304,61 @@ def parse_spec(text: str, where: str) -> SweepSpec:
     return spec
 
 
-_BRANCHES = ("[key]", "choices", "range", "paper", "values")
-"""Parts that unions and key validators add to a location and that are not in the file."""
-
-
-def _structural(error: ValidationError) -> list[str]:
-    items = error.errors()
-    problems = []
-    for item in items:
-        location = item["loc"]
-        inner = [other["loc"] for other in items if len(other["loc"]) > len(location)]
-        if item["type"] == "too_short" and any(loc[: len(location)] == location for loc in inner):
-            continue  # it is short because its items, reported by themselves, are wrong
-        names = [str(part) for part in location]
-        shown = ".".join(
-            name for index, name in enumerate(names) if not (name in _BRANCHES and index)
-        )
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            message = f"unknown key{near(names[-1], known) or '; known here: ' + ', '.join(known)}"
-        elif item["type"] not in ("value_error", "missing"):
-            message += f" (found {item['input']!r})"
-        problems.append(f"{shown or 'spec'}: {message}")
-    return list(dict.fromkeys(problems))
-
-
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    """The keys of the table at ``location``."""
-    model: Any = SweepSpec
-    for part in location:
-        if part in ("choices", "range"):
-            model = Choices if part == "choices" else Range
-        elif part in getattr(model, "model_fields", {}):
-            model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def _salvage(model: type[Model], raw: Any) -> Model:
-    """``model`` from whatever of ``raw`` is valid, so that one mistake does not hide another."""
-    rest = copy.deepcopy(raw) if isinstance(raw, dict) else {}
-    while True:
-        try:
-            return model.model_validate(rest)
-        except ValidationError as error:
-            for item in error.errors():
-                table, parents = rest, item["loc"]
-                for part in parents[:-1]:
-                    inner = table.get(part) if isinstance(table, dict) else None
-                    if not isinstance(inner, dict):
-                        break
-                    table, parents = inner, parents[1:]
-                if parents:
-                    table.pop(parents[0], None)
-                else:
-                    rest = {}
-
-
-def _entry(annotation: Any, value: Any) -> Any:
-    """``value`` as the annotation's type, None if it is not."""
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError:
-        return None
-
-
-def _table(raw: dict[str, Any], key: str, default: Any = None) -> Any:
-    """A part of the file if it is of the default's kind; what is not is reported elsewhere."""
-    value = raw.get(key, default)
-    return value if isinstance(value, type(default)) else type(default)()
-
-
 def _cross_checks(raw: dict[str, Any]) -> list[str]:
     """Checks across keys, on whatever parts are valid by themselves, so that all come at once."""
-    recipe = _salvage(Recipe, raw.get("recipe"))
-    search: dict[str, Parameter] = {}
+    searched: dict[str, tuple[str, Parameter]] = {}
     named: set[str] = set()
     problems = []
-    for name, parameter in _table(raw, "search", {}).items():
-        path = _entry(SearchPath, name)
+    for name, parameter in table(raw, "search", {}).items():
+        path = entry(SearchPath, name)
         if path in named:
             problems.append(f"search.{name}: {label(path)} is searched twice")
         named |= {path} - {None}
-        checked = _entry(Parameter, parameter)
+        checked = entry(Parameter, parameter)
         if path is not None and checked is not None:
-            search[path] = checked
-            problems += [f"search.{name}: {why}" for why in check_values(recipe, path, checked)]
-    known = filter(lambda task: _entry(Dataset, task), _table(raw, "tasks", []))
+            searched[name] = (path, checked)
+    known = filter(lambda text: entry(Dataset, text), table(raw, "tasks", []))
     datasets = [name for text in known for name in expand_datasets(text)]
-    rows = _table(raw, "rows", [])
-    if all(_entry(Row, row) for row in rows):
+    rows = table(raw, "rows", [])
+    if all(entry(Row, row) for row in rows):
         problems += check_rows(rows, datasets)
-        problems += _check_policy(recipe, search, rows, datasets)
-    for task in (name.task.name for name in datasets):
-        for index, point in enumerate(_table(raw, "first_trials", ["paper"])):
-            where = f"first_trials.{index}"
-            problems += _check_point(recipe, search, named, where, task, _entry(Point, point))
-    workers = _salvage(Resources, raw.get("resources"))
+    tasks = {name.task.name: name.task for name in datasets}
+    if not tasks:
+        # Without a task that is known, what is wrong for every task is still told.
+        return [*problems, *_overridden(Recipe(), raw)[1]]
+    found = {name: _task_checks(raw, task, searched, named) for name, task in tasks.items()}
+    return [*problems, *together(found)]
+
+
+def _overridden(base: Recipe, raw: dict[str, Any]) -> tuple[Recipe, list[str]]:
+    """``base`` with what is valid of the file's ``recipe``, and what is not."""
+    overrides = entry(dict[str, Any], raw.get("recipe", {})) or {}
+    try:
+        return override(base, overrides), []
+    except ValidationError as error:
+        return salvage(partial(override, base), overrides), problems_of(error, Recipe, "recipe")
+
+
+def _task_checks(
+    raw: dict[str, Any], task: Task, searched: dict[str, tuple[str, Parameter]], named: set[str]
+) -> list[str]:
+    """What does not fit the recipe of one task.
+
+    ``searched`` is the valid part of the search by the names in the file, ``named`` are the paths
+    of all of it.
+    """
+    family: Family = entry(Family, raw.get("family")) or "small"
+    recipe, problems = _overridden(recipe_for(task, family), raw)
+    for name, (path, parameter) in searched.items():
+        problems += [f"search.{name}: {why}" for why in check_values(recipe, path, parameter)]
+    search = dict(searched.values())
+    for index, raw_point in enumerate(table(raw, "first_trials", ["default"])):
+        where = f"first_trials.{index}"
+        point = entry(Point, raw_point)
+        if point is not None:
+            problems += _check_point(recipe, search, named, where, task, point)
+    problems += _check_policy(recipe, search, table(raw, "rows", []), task)
+    workers = salvage(Resources.model_validate, raw.get("resources"))
     for stage in ("teacher", "reward", "student"):
         count = getattr(workers, stage).workers
         batch = getattr(recipe, stage).optim.batch_size
@@ -401,24 +366,23 @@ def _cross_checks(raw: dict[str, Any]) -> list[str]:
             problems.append(
                 f"resources.{stage}.workers: {count} workers cannot share batch_size {batch} evenly"
             )
-    return list(dict.fromkeys(problems))
+    return problems
 
 
 def _check_policy(
-    recipe: Recipe, search: dict[str, Parameter], rows: list[str], datasets: list[DatasetName]
+    recipe: Recipe, search: dict[str, Parameter], rows: list[Any], task: Task
 ) -> list[str]:
-    """Ways to act that a task or a row does not have."""
+    """Ways to act that the task or a row does not have."""
     problems = []
-    maze = next((each for each in datasets if each.task.domain == "maze2d"), None)
     path = "policy.executed_actions"
     where = f"search.{path}" if path in search else f"recipe.{path}"
-    if maze is not None and (path in search or recipe.policy.executed_actions > 1):
-        problems.append(f"{where}: {maze} plans states, and its plan is executed whole")
+    if task.domain == "maze2d" and (path in search or recipe.policy.executed_actions > 1):
+        problems.append(f"{where}: a maze's plan is one of states, and is executed whole")
     if recipe.policy.guidance == 0:
         problems += [
             f"rows.{index}: {row!r} is not guided, recipe.policy.guidance being 0"
             for index, row in enumerate(rows)
-            if parse_row(row)[0] == "teacher-guided"
+            if entry(Row, row) and parse_row(row)[0] == "teacher-guided"
         ]
     return problems
 
@@ -428,15 +392,12 @@ def _check_point(
     search: dict[str, Parameter],
     named: set[str],
     where: str,
-    task: str,
-    point: Any,
+    task: Task,
+    point: PointName | dict[str, Scalar],
 ) -> list[str]:
-    if point is None:
-        return []
-    whose = f" (the paper's for {task})" if point == "paper" else ""
-    if point == "paper":
-        defaults = paper_defaults(task)
-        point = {path: value for path, value in defaults.items() if path in search}
+    whose = "" if isinstance(point, dict) else f" ({point})"
+    if not isinstance(point, dict):
+        point = _named_values(point, recipe, task, search)
     problems = []
     for path, value in point.items():
         if path not in named:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ractd_core.files import read_json
+from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder
@@ -61,7 +62,7 @@ def task_status(folder: SweepFolder, dataset: str) -> TaskStatus:
     ]
     return TaskStatus(
         dataset=dataset,
-        trials=folder.spec().planned_trials,
+        trials=folder.spec().planned_trials(parse_dataset_name(dataset)),
         running=len(begun),
         best=max(scores, default=None),
         **count,

@@ -131,6 +131,28 @@ def test_gradients_are_clipped_and_reported_unclipped() -> None:
         assert applied == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_null_limit_clips_nothing_and_the_norm_is_still_reported() -> None:
+    applied: list[float] = []
+    reported: list[float] = []
+
+    def trained(grad_clip: float | None) -> list[Tensor]:
+        stage = Line()
+
+        def look(trainer: Trainer, metrics: Metrics) -> None:
+            gradients = [p.grad.flatten() for p in stage.parameters() if p.grad is not None]
+            applied.append(float(torch.cat(gradients).norm()))
+            reported.append(metrics["grad_norm"])
+
+        config = OptimConfig(steps=5, batch_size=16, grad_clip=grad_clip)
+        Trainer(stage, config, seed=0, device=CPU).run(every=1, callback=look)
+        return weights(stage.network)
+
+    unlimited = trained(None)
+    assert applied == pytest.approx(reported)
+    assert min(applied) > 1
+    assert equal(unlimited, trained(1e6)), "as a limit that is never reached"
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
 def test_the_average_follows_its_formula(decay: float) -> None:
     config = OptimConfig(steps=15, batch_size=4, lr=0.1, ema_decay=decay)

@@ -105,6 +105,21 @@ def test_another_spec_under_a_used_name_is_refused(frozen: SweepFolder, tiny: Sp
     assert not (frozen.path / "job").exists()
 
 
+def test_a_sweep_of_other_recipes_can_be_watched_and_stopped_but_not_resumed(
+    frozen: SweepFolder, tiny: Spec
+) -> None:
+    recipes = frozen.path / "recipes.json"
+    recipes.write_text(recipes.read_text().replace('"hold"', '"zero"'))
+    storage = ("--storage", str(frozen.storage))
+    for command in (("resume", "tiny"), ("run", str(tiny()))):
+        message = refused("sweep", *command, *storage)
+        assert "reward.truncation was zero, is hold" in message
+        assert not (frozen.path / "job").exists()
+    assert "1/4 trials" in ractd("sweep", "status", "tiny", *storage)
+    assert "1/4 trials" in ractd("sweep", "list", *storage)
+    assert "tiny: " in ractd("sweep", "stop", "tiny", *storage)
+
+
 def test_an_empty_storage_says_how_to_start(storage: Path, project_home: Path) -> None:
     assert f"no sweeps in {storage}" in ractd("sweep", "list", "--storage", str(storage))
     assert f"no sweeps in {project_home / 'storage'}" in ractd("sweep", "list")

@@ -62,7 +62,7 @@ def test_a_teacher_for_every_horizon_and_one_reward_for_all() -> None:
 @pytest.mark.parametrize("kind", SHARED)
 def test_stages_that_the_search_does_not_touch_are_built_once(kind: str) -> None:
     here = context({"sigma": RANGE, "student.optim.lr": RANGE})
-    assert stage_requests(here, kind) == [here.request(kind, here.spec.recipe)]
+    assert stage_requests(here, kind) == [here.request(kind, here.recipe)]
 
 
 def test_choices_of_stage_fields_are_combined() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ractd_core.config import Recipe
 from ractd_core.files import write_json
 from sweeps.layout import (
     StorageError,
@@ -155,7 +156,7 @@ def test_a_frozen_spec_is_read_back_and_the_same_one_is_accepted(tmp_path: Path)
     assert folder.spec() == spec()
     folder.freeze(spec())
     assert (folder.path / "spec.yaml").stat().st_mtime_ns == written
-    assert [path.name for path in folder.path.iterdir()] == ["spec.yaml"]
+    assert {path.name for path in folder.path.iterdir()} == {"spec.yaml", "recipes.json"}
 
 
 @pytest.mark.parametrize("extra", ["seed: 1", "resources: {student: {cpus: 2}}"])
@@ -165,6 +166,98 @@ def test_another_spec_under_the_same_name_is_refused(tmp_path: Path, extra: str)
     with pytest.raises(StorageError, match=r"exists in .* with another spec"):
         folder.freeze(spec(extra))
     assert folder.spec() == spec()
+
+
+TWO_TASKS = """name: one
+tasks: [local/maze2d-umaze-v1, d4rl/hopper-medium-v2]
+trials: 2
+search: {sigma: {low: 0, high: 1}}
+recipe: {student: {optim: {steps: 50}}}
+"""
+
+
+def test_the_recipes_that_a_sweep_stands_for_are_frozen_whole(tmp_path: Path) -> None:
+    frozen = parse_spec(TWO_TASKS, "spec.yaml")
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(frozen)
+    recipes = json.loads((folder.path / "recipes.json").read_text())
+    assert {name: Recipe.model_validate(recipe) for name, recipe in recipes.items()} == {
+        str(name): frozen.recipe_of(name) for name in frozen.datasets()
+    }
+    assert folder.spec_to_run() == folder.spec() == frozen
+
+
+def _another_number(recipes: dict[str, Any]) -> None:
+    recipes["d4rl/hopper-medium-v2"]["teacher"]["optim"]["steps"] = 77
+
+
+def _without_a_field(recipes: dict[str, Any]) -> None:
+    del recipes["local/maze2d-umaze-v1"]["reward"]["truncation"]
+
+
+def _without_a_task(recipes: dict[str, Any]) -> None:
+    del recipes["local/maze2d-umaze-v1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_another_number, r"d4rl/hopper-medium-v2\.teacher\.optim\.steps was 77, is \d+; go on"),
+        (_without_a_field, r"maze2d-umaze-v1\.reward\.truncation was not there, is hold; go on"),
+        (_without_a_task, r"maze2d-umaze-v1 was not there, is "),
+    ],
+)
+def test_a_sweep_of_a_release_with_other_recipes_is_not_gone_on_with(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    """The file is what an older release wrote: it had other defaults, or a field less."""
+    frozen = parse_spec(TWO_TASKS, "spec.yaml")
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(frozen)
+    here = TaskContext(folder, frozen, frozen.datasets()[0], "f" * 64).to_json()
+    path = folder.path / "recipes.json"
+    recipes = json.loads(path.read_text())
+    change(recipes)
+    path.write_text(json.dumps(recipes))
+    for go_on in (
+        folder.spec_to_run,
+        lambda: folder.freeze(frozen),
+        lambda: TaskContext.from_json(here),
+    ):
+        with pytest.raises(StorageError, match=message) as caught:
+            go_on()
+        assert str(path) in str(caught.value)
+    assert folder.spec() == frozen, "it can still be looked at"
+    assert json.loads(path.read_text()) == recipes
+
+
+def test_a_long_list_of_changes_is_cut(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    path = folder.path / "recipes.json"
+    recipes = json.loads(path.read_text())
+    recipes["local/maze2d-umaze-v1"]["teacher"] = {}
+    path.write_text(json.dumps(recipes))
+    with pytest.raises(StorageError, match=r"[^;]*;[^;]*;[^;]* and \d+ more; go on"):
+        folder.spec_to_run()
+
+
+def test_a_sweep_without_its_recipes_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    (folder.path / "recipes.json").unlink()
+    with pytest.raises(StorageError, match=r"recipes\.json is missing"):
+        folder.spec_to_run()
+
+
+def test_a_freeze_that_was_killed_before_the_spec_is_done_again(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(spec())
+    (folder.path / "spec.yaml").unlink()
+    assert names(tmp_path) == []
+    other = spec("recipe: {student: {seed: 4}}")
+    folder.freeze(other)
+    assert folder.spec_to_run() == other
 
 
 def test_a_damaged_spec_is_an_error_that_names_the_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sweeps.layout import TaskContext
 from sweeps.ledger import Record
 from sweeps.search import StudySearch, distribution
 from sweeps.search_space import Choices, Range, contains
-from sweeps.spec import SpecError, paper_defaults
+from sweeps.spec import SpecError
 from sweeps.trial import plan_of
 from tests.sweeps.study import (
     TASK,
@@ -33,19 +33,18 @@ pytestmark = pytest.mark.usefixtures("project_home")
 # Suggestions
 
 
-def test_the_papers_defaults_and_given_points_come_first(start: Start) -> None:
-    points = ["paper", {"horizon": 160, "sigma": 1e-3}]
+def test_the_released_values_and_given_points_come_first(start: Start) -> None:
+    points = ["released", {"horizon": 160, "sigma": 1e-3}]
     search = open_search(start(first_trials=points))
-    paper = {p: v for p, v in paper_defaults(TASK).items() if p in search.context.spec.search}
     first, second, third = (suggest(search, name) for name in "abc")
-    assert first["values"] == paper
+    assert first["values"] == {"window.horizon": 128, "student.reward_weight": 1e-4}
     assert second["values"] == {"window.horizon": 160, "student.reward_weight": 1e-3}
     assert third["values"] not in (first["values"], second["values"])
     assert [config["number"] for config in (first, second, third)] == [0, 1, 2]
 
 
 def test_the_first_points_are_not_run_again_by_the_next_driver(start: Start) -> None:
-    context = start(first_trials=["paper"])
+    context = start(first_trials=["default"])
     done = run(open_search(context), 1)
     again = suggest(open_search(context), "again")
     assert plan_of(again).key not in keys(done)

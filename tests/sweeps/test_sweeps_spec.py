@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ractd_core.tasks import all_tasks
-from sweeps.search_space import apply, canonical_path
+from ractd_core.config import Recipe
+from ractd_core.recipes import recipe_for
+from ractd_core.tasks import parse_dataset_name
+from sweeps.search_space import apply, canonical_path, value_at
 from sweeps.spec import (
     FINAL_SEED,
     SELECTION_SEED,
@@ -23,12 +23,19 @@ from sweeps.spec import (
     SweepSpec,
     dump_spec,
     load_spec,
-    paper_defaults,
     parse_spec,
     presets,
 )
 
 pytestmark = pytest.mark.usefixtures("project_home")
+
+UMAZE = parse_dataset_name("local/maze2d-umaze-v1")
+RELEASED = {
+    "window.horizon": 128,
+    "student.reward_weight": 1e-4,
+    "student.ctm_weight": 1.0,
+    "student.dsm_weight": 1.0,
+}
 
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -39,7 +46,7 @@ GOOD: dict[str, Any] = {
         "sigma": {"low": 1e-5, "high": 1e-2, "log": True},
         "alpha": {"low": 0.5, "high": 2.0},
     },
-    "first_trials": ["paper", {"horizon": 128}, {"horizon": 160}],
+    "first_trials": ["released", {"horizon": 128}, {"horizon": 160}],
     "recipe": {"student": {"optim": {"steps": 100}}},
     "evaluation": {"every": 50},
     "resources": {"teacher": {"workers": 2}, "student": {"cpus": 1}},
@@ -121,8 +128,13 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         put("search/horizon/choices/2", 100),
         "search.horizon: value 100: horizon 100 does not fit the teacher network",
     ),
+    (put("family", "smal"), "family: Input should be 'small', 'released' or 'paper'"),
+    (
+        put("recipe/teacher/optim/lr", "fast"),
+        "recipe.teacher.optim.lr: Input should be a valid number",
+    ),
     (put("search/sigma/low", -1.0), "search.sigma: "),
-    (put("search/student.dropout", {"low": 0.5, "high": 2.0}), "search.student.dropout: value 2.0"),
+    (put("search/student.dropout", {"low": 0.0, "high": 2.0}), "search.student.dropout: value 2.0"),
     (
         put("first_trials/1/horizon", 144),
         "first_trials.1.horizon: 144 lies outside search.horizon",
@@ -317,9 +329,9 @@ def test_every_preset_loads_and_is_named_like_its_file(name: str) -> None:
     assert spec == load_spec(str(presets()[name]))
 
 
-def test_the_quickstart_begins_with_the_paper_and_uses_two_workers() -> None:
+def test_the_quickstart_begins_with_the_released_values_and_uses_two_workers() -> None:
     spec = load_spec("quickstart")
-    assert spec.first_points("maze2d-umaze-v1")[0] == paper_defaults("maze2d-umaze-v1")
+    assert spec.first_points(UMAZE)[0] == RELEASED
     assert spec.resources.teacher.workers == 2
     assert set(spec.rows_of(spec.datasets()[0])) == {"regression", "teacher", "ctd"}
 
@@ -384,7 +396,7 @@ def test_a_dumped_spec_is_read_back_the_same(
         }
     )
     assert (spec.name, spec.trials, spec.seed) == (name, trials, seed)
-    assert spec.recipe.window.horizon == horizon
+    assert {spec.recipe_of(name).window.horizon for name in spec.datasets()} == {horizon}
     again = parse_spec(dump_spec(spec), "spec.yaml")
     assert again == spec
     assert dump_spec(again) == dump_spec(spec)
@@ -398,9 +410,8 @@ def test_a_dumped_preset_is_read_back_the_same(name: str) -> None:
 
 def test_a_recipe_given_in_part_keeps_the_other_defaults() -> None:
     spec = parse({**GOOD, "recipe": {"reward": {"optim": {"steps": 7}}}})
-    default = parse({**GOOD, "recipe": {}}).recipe
-    assert spec.recipe == apply(default, {"reward.optim.steps": 7})
-    assert spec.recipe.reward.optim.batch_size != default.teacher.optim.batch_size
+    assert spec.recipe_of(UMAZE) == apply(Recipe(), {"reward.optim.steps": 7})
+    assert spec.recipe_of(UMAZE).reward.optim.batch_size != Recipe().teacher.optim.batch_size
 
 
 @pytest.mark.parametrize(
@@ -418,32 +429,32 @@ def test_the_papers_names_stand_for_fields(alias: str, section: str, leaf: str) 
         for name in (alias, f"{section}.{leaf}")
     )
     assert by_alias == by_path
-    recipe = apply(by_alias.recipe, {canonical_path(alias): 32})
+    recipe = apply(by_alias.recipe_of(UMAZE), {canonical_path(alias): 32})
     assert getattr(getattr(recipe, section), leaf) == 32
 
 
-def test_paper_defaults_are_the_packaged_table() -> None:
-    text = resources.files("ractd_core").joinpath("paper.csv").read_text(encoding="utf-8")
-    rows = {row["task"]: row for row in csv.DictReader(text.splitlines())}
-    assert set(rows) <= set(all_tasks())
-    for task in all_tasks():
-        defaults = paper_defaults(task)
-        if task not in rows:
-            assert defaults == {}
-            continue
-        assert {path.split(".")[1]: value for path, value in defaults.items()} == {
-            key: float(value) for key, value in rows[task].items() if key != "task"
-        }
-        assert isinstance(defaults["window.horizon"], int)
+def test_first_points_hold_the_searched_part_of_the_recipe_that_they_name() -> None:
+    spec = parse({**GOOD, "first_trials": ["default", "released", {"horizon": 128}]})
+    default, released, other = spec.first_points(UMAZE)
+    assert set(default) == set(released) == set(spec.search)
+    assert default == {path: value_at(Recipe(), path) for path in spec.search}
+    assert released == {path: RELEASED[path] for path in spec.search}
+    assert other == {"window.horizon": 128}
 
 
-def test_first_points_hold_the_searched_part_of_the_papers_defaults() -> None:
-    spec = parse(GOOD)
-    paper, *others = spec.first_points("maze2d-umaze-v1")
-    full = paper_defaults("maze2d-umaze-v1")
-    assert paper == {path: full[path] for path in paper}
-    assert set(paper) == set(spec.search)
-    assert others == [{"window.horizon": 128}, {"window.horizon": 160}]
+def test_the_default_first_trial_knows_the_sweeps_own_changes_and_a_familys_does_not() -> None:
+    changes = {"window": {"horizon": 128}, "student": {"reward_weight": 5e-4}}
+    spec = parse({**GOOD, "first_trials": ["default", "small"], "recipe": changes})
+    default, small = spec.first_points(UMAZE)
+    assert (default["window.horizon"], default["student.reward_weight"]) == (128, 5e-4)
+    assert (small["window.horizon"], small["student.reward_weight"]) == (160, 1e-4)
+
+
+def test_any_field_that_is_searched_begins_with_the_familys_value() -> None:
+    search = {"student.optim.lr": {"low": 1e-5, "high": 1e-2, "log": True}}
+    spec = parse({**GOOD, "search": search, "first_trials": ["released"]})
+    released = recipe_for(UMAZE.task, "released")
+    assert spec.first_points(UMAZE) == [{"student.optim.lr": released.student.optim.lr}]
 
 
 def test_selection_and_final_evaluation_never_share_a_seed() -> None:

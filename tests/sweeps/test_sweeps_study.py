@@ -180,7 +180,7 @@ def test_a_study_ahead_of_the_ledger_does_not_count(start: Start) -> None:
 
 @pytest.mark.parametrize("lost", ["file", "content"])
 def test_a_lost_study_is_rebuilt_from_the_ledger(start: Start, lost: str) -> None:
-    context = start(first_trials=["paper"], trials=8)
+    context = start(first_trials=["default"], trials=8)
     search = open_search(context)
     done = run(search, 3)
     for index, status in enumerate(("pruned", "failed")):
@@ -243,7 +243,7 @@ def test_a_torn_journal_is_mended_with_a_warning(
 
 
 def test_a_journal_cut_anywhere_ends_in_agreement_with_the_ledger(start: Start) -> None:
-    context = start(trials=6, first_trials=["paper"])
+    context = start(trials=6, first_trials=["default"])
     search = open_search(context)
     done = run(search, 2)
     suggest(search, "begun")
