@@ -70,6 +70,12 @@ class JointStage(StageModule):
             }
         )
 
+    def train(self, mode: bool = True) -> JointStage:
+        """As the student says, whose frozen parts are reached by other names too."""
+        super().train(mode)
+        self.student.train(mode)
+        return self
+
     def forward(self, draws: Draws) -> tuple[Tensor, Info]:
         """The three losses' sum, and the student's metrics beside it."""
         teacher, _ = self.teacher(draws)
