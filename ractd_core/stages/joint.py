@@ -30,8 +30,6 @@ class JointStage(StageModule):
     gradient clipping is of the three gradients together.
     """
 
-    network: nn.ModuleDict
-
     def __init__(
         self,
         recipe: Recipe,
