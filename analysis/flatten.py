@@ -44,6 +44,8 @@ TRIAL_COLUMNS = _COMMON_COLUMNS | {
 ROW_COLUMNS = _COMMON_COLUMNS | {
     "trial": "str",
     "nfe": "float64",
+    "reward_gradients": "float64",
+    "executed_actions": "float64",
     "score": "float64",
     "score_std": "float64",
     "episodes": "float64",
@@ -110,10 +112,15 @@ def trial_line(record: Document) -> Line:
 
 
 def row_line(record: Document) -> Line:
-    """One final row; `gap` is what its score lost between selection and fresh seeds."""
+    """One final row; `gap` is what its score lost between selection and fresh seeds.
+
+    Calls, gradients and latency are per window, of which `executed_actions` are executed.
+    """
     line = _common(record) | {
         "trial": record.text_or_none("trial"),
         "nfe": record.number_or_none("nfe"),
+        "reward_gradients": record.number_or_none("reward_gradients"),
+        "executed_actions": record.number_or_none("executed_actions"),
         "selection_score": record.number_or_none("selection_score"),
     }
     if line["status"] == "completed":

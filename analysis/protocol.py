@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
 
@@ -14,6 +15,7 @@ def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
         *_data_lines(sweep),
         *_selection_lines(sweep),
         *_evaluation_lines(sweep),
+        *_method_lines(sweep),
         "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
         "over its own), 5000 resamples. It does not cover the spread between training seeds.",
         *_published_lines(sweep),
@@ -70,6 +72,12 @@ def _evaluation_lines(sweep: Sweep) -> list[str]:
     seeds = completed["training_seed"].nunique()
     caution = " One training run says nothing on how far another would land." if seeds == 1 else ""
     return [*lines, f"Training seeds: {seeds}.{caution}"]
+
+
+def _method_lines(sweep: Sweep) -> list[str]:
+    played = set(sweep.rows["method"].map(method_of))
+    known = "; ".join(f"{name}: {each.label}" for name, each in METHODS.items() if name in played)
+    return [f"Methods: {known}."] if known else []
 
 
 def _overlaps_selection(trials: pd.DataFrame, first: float, count: float) -> bool:

@@ -26,8 +26,10 @@ from analysis.tables import (
 
 _BENCHMARK_NOTE = (
     "Scores are means with a 95 % bootstrap interval over episodes. α, β, σ weight the "
-    "consistency, denoising and reward losses; network calls are those of one plan (mazes) or one "
-    "action; a name such as teacher:ddim-20 or ractd:2 says by which sampler and in how many."
+    "consistency, denoising and reward losses; network calls are the denoiser's, ∇R gradients of "
+    "the reward model beside them, and both and the latency those of one plan (mazes) or one "
+    "executed action; a name such as teacher:ddim-20 or ractd:2 says by which sampler and in how "
+    "many calls."
 )
 _TRIALS_NOTE = "Scores of the search, on the seeds that trials were selected with."
 _NO_TRIALS = "No trial has finished yet."
@@ -124,7 +126,10 @@ def _panels(sweep: Sweep, dataset: str) -> list[Panel]:
         panels.append(Panel(f"Training of {dataset}", caption, plot_stability(stability), width))
     returns = returns_info(sweep, dataset)
     if returns.groups:
-        caption = "Share of episodes (for the data, its own) by normalized return."
+        caption = (
+            "Share of episodes (for the data, its own) by normalized return; click a row's entry "
+            "to see it."
+        )
         panels.append(Panel(f"Returns on {dataset}", caption, plot_returns(returns), 340))
     return panels
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.methods import method_of
 from analysis.published import SPEED_UP
 from analysis.records import Sweep
 from analysis.tables import short_reason, three_digits
@@ -105,7 +106,7 @@ def speed_up_lines(sweep: Sweep) -> tuple[str, ...]:
     # a latency below the clock's resolution gives no ratio
     measured = measured[measured["latency_ms"] > 0]
     first = measured.drop_duplicates([*alike, "method"])
-    teachers = first[first["method"].str.split(":").str[0] == "teacher"]
+    teachers = first[first["method"].map(method_of) == "teacher"]
     students = first[first["method"] == "ractd"]
     pairs = students.merge(teachers, on=alike, suffixes=("", "_teacher"))
     return tuple(_speed_up_line(pair) for pair in pairs.to_dict("records"))

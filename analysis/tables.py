@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from analysis.flatten import PARAM_PREFIX, WEIGHTS, Line
+from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
 from analysis.stats import bootstrap_mean, iqm
@@ -14,12 +15,14 @@ from analysis.stats import bootstrap_mean, iqm
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
 PUBLISHED = "RACTD (published, D4RL's own data)"
 _DATA = "data (its own behaviour)"
-_ORDER = (_DATA, "regression", "teacher", "ctm", "ctd", "ractd", PUBLISHED)
+_ORDER = (_DATA, *METHODS, PUBLISHED)
 _BENCHMARK_COLUMNS = {
     "task": "str",
     "dataset": "str",
     "method": "str",
     "nfe": "float64",
+    "reward_gradients": "float64",
+    "executed_actions": "float64",
     "ctm_weight": "float64",
     "dsm_weight": "float64",
     "reward_weight": "float64",
@@ -36,6 +39,7 @@ _BENCHMARK_COLUMNS = {
     "training_seeds": "float64",
     "fingerprint": "str",
 }
+_PER_WINDOW = ("nfe", "reward_gradients", "latency_ms")
 _REASON_LENGTH = 160
 MISSING = "–"
 
@@ -45,13 +49,14 @@ def benchmark_table(sweep: Sweep) -> pd.DataFrame:
 
     `low` and `high` bound the 95 % bootstrap interval over episodes (of the data, for its
     own behaviour); `gap` is selection score minus score; `training_seeds` counts the seeds that
-    the same method with the same settings was trained with.
+    the same method with the same settings was trained with. Network calls (`nfe`), the reward
+    model's gradients beside them and latency are those of one plan (mazes) or one executed action.
     """
     lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
     frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
     position = {method: place for place, method in enumerate(_ORDER)}
     order = frame.assign(
-        position=frame["method"].str.split(":").str[0].map(position).fillna(len(_ORDER) - 1.5),
+        position=frame["method"].map(method_of).map(position).fillna(len(_ORDER) - 1.5),
         published=frame["method"] == PUBLISHED,
     ).sort_values(["task", "published", "dataset", "position", "nfe", "horizon", "training_seed"])
     return frame.loc[order.index].reset_index(drop=True)
@@ -69,7 +74,11 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
                     table["score"], table["low"], table["high"], strict=True
                 )
             ],
-            "network calls": _texts(table["nfe"], "{:.0f}"),
+            "network calls": [
+                _calls_text(calls, gradients)
+                for calls, gradients in zip(table["nfe"], table["reward_gradients"], strict=True)
+            ],
+            "executed": _texts(table["executed_actions"], "{:.0f}"),
             **_weights_text(table),
             "horizon": _texts(table["horizon"], "{:.0f}"),
             "episodes": _texts(table["episodes"], "{:.0f}"),
@@ -97,6 +106,8 @@ def benchmark_terminal(table: pd.DataFrame) -> str:
     if len(local) == 1:
         heading = f"{local[0]}: normalized score, 95 % bootstrap interval over episodes\n\n"
         text = text.drop(columns="dataset")
+    if not (table["executed_actions"] > 1).any():
+        text = text.drop(columns="executed")
     text = text.drop(columns=["episodes", "selection score", "training seeds", "fingerprint"])
     return heading + text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
 
@@ -175,7 +186,7 @@ def _data_lines(sweep: Sweep) -> list[Line]:
 
 def _row_lines(sweep: Sweep) -> list[Line]:
     completed = sweep.rows[sweep.rows["status"] == "completed"]
-    same = ["dataset", "fingerprint", "method", "horizon", *WEIGHTS]
+    same = ["dataset", "fingerprint", "method", "executed_actions", "horizon", *WEIGHTS]
     seeds = completed.groupby(same, dropna=False)["training_seed"].transform("nunique")
     episodes = sweep.episodes[sweep.episodes["owner"] == "row"]
     lines = []
@@ -184,6 +195,8 @@ def _row_lines(sweep: Sweep) -> list[Line]:
         scores = episodes.loc[episodes["key"] == row["key"], "score"]
         if not scores.empty:
             line |= _score_cells(scores)
+        if row["executed_actions"] > 1:
+            line |= {name: row[name] / row["executed_actions"] for name in _PER_WINDOW}
         lines.append(line | {"training_seeds": count})
     return lines
 
@@ -221,6 +234,13 @@ def _weights_text(table: pd.DataFrame) -> dict[str, list[str]]:
 def _texts(values: pd.Series[float], pattern: str) -> list[str]:
     write: Callable[[object], str] = pattern.format
     return [MISSING if value is None or value != value else write(value) for value in values]
+
+
+def _calls_text(calls: float, gradients: float) -> str:
+    """Calls, and with a + those gradients of the reward model that are taken beside them."""
+    if pd.isna(calls):
+        return MISSING
+    return f"{calls:.3g} + {gradients:.3g} ∇R" if gradients > 0 else f"{calls:.3g}"
 
 
 def _interval_text(score: float, low: float, high: float) -> str:

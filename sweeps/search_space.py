@@ -39,8 +39,8 @@ LABELS = {
 """What records and the study call a path; other paths are called by themselves."""
 
 _FIRST_FEW = 4
-_ROWS_ALONE = {"regression": "regression", "policy.guidance": "teacher-guided"}
-"""What no trial reads, with the row of comparison that does."""
+_ROWS_ALONE = {"regression.": "regression", "policy.guidance": "teacher-guided"}
+"""The beginnings of paths that no trial reads, with the row of comparison that does."""
 
 
 def label(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Returns of data, teacher and student side by side: a histogram with shared bins."""
+"""Returns of the data and of every row side by side: a histogram with shared bins."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.figures.style import SCORE_TITLE, apply_style
+from analysis.figures.style import GREY, SCORE_TITLE, apply_style
+from analysis.methods import METHODS, method_of
 from analysis.records import Sweep
 
 _BINS = 30
-_COLOURS = {"data": "#8a8f98", "teacher": "#4f7fd6", "student (ractd)": "#d9822b"}
+_DATA = "data"
+_SHOWN = (_DATA, "teacher", "ractd")
+"""Drawn at once; the others a reader adds by their entries of the legend."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,16 @@ class ReturnsInfo:
 
 
 def returns_info(sweep: Sweep, dataset: str) -> ReturnsInfo:
-    """The returns figure's numbers: the data's behaviour, and the rows of teacher and RACTD.
+    """The returns figure's numbers: the data's behaviour, and the rows in the table's order.
 
-    Several rows of one method are pooled; a group without episodes is left out.
+    Rows of the same name are pooled; a group without episodes is left out.
     """
+    played = set(sweep.rows.loc[sweep.rows["dataset"] == dataset, "method"])
+    rows = [row for method in METHODS for row in sorted(played) if method_of(row) == method]
     behaviour = sweep.behaviour.loc[sweep.behaviour["dataset"] == dataset, "score"]
     scores = {
-        "data": behaviour.to_numpy(dtype="float64"),
-        "teacher": _episode_scores(sweep, dataset, "teacher"),
-        "student (ractd)": _episode_scores(sweep, dataset, "ractd"),
+        _DATA: behaviour.to_numpy(dtype="float64"),
+        **{row: _episode_scores(sweep, dataset, row) for row in rows},
     }
     scores = {label: values for label, values in scores.items() if values.size}
     if not scores:
@@ -61,16 +65,26 @@ def returns_info(sweep: Sweep, dataset: str) -> ReturnsInfo:
 
 
 def plot_returns(info: ReturnsInfo) -> go.Figure:
-    """Overlaid steps, one per group, with mean and number of episodes in the legend."""
+    """Overlaid steps, one per group, with mean and number of episodes in the legend.
+
+    A method keeps its colour; its rows by other numbers of calls are dotted.
+    """
     figure = go.Figure()
     for group in info.groups:
-        colour = _COLOURS[group.label]
+        method = method_of(group.label)
+        colour = METHODS[method].colour if method in METHODS else GREY
         figure.add_trace(
             go.Scatter(
                 x=[info.edges[0], *info.edges],
                 y=[0.0, *(100 * share for share in group.shares), 0.0],
                 name=f"{group.label}: mean {group.mean:.1f}, n = {group.count}",
-                line={"shape": "hv", "color": colour, "width": 2},
+                line={
+                    "shape": "hv",
+                    "color": colour,
+                    "width": 2,
+                    "dash": "solid" if group.label == method else "dot",
+                },
+                visible=True if method in _SHOWN else "legendonly",
                 fill="tozeroy",
                 opacity=0.9,
                 hovertemplate="score from %{x:.1f}: %{y:.0f} % of episodes<extra></extra>",

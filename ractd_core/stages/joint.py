@@ -30,8 +30,6 @@ class JointStage(StageModule):
     gradient clipping is of the three gradients together.
     """
 
-    network: nn.ModuleDict
-
     def __init__(
         self,
         recipe: Recipe,
@@ -69,6 +67,12 @@ class JointStage(StageModule):
                 "student": self.student.memory,
             }
         )
+
+    def train(self, mode: bool = True) -> JointStage:
+        """As the student says, whose frozen parts are reached by other names too."""
+        super().train(mode)
+        self.student.train(mode)
+        return self
 
     def forward(self, draws: Draws) -> tuple[Tensor, Info]:
         """The three losses' sum, and the student's metrics beside it."""

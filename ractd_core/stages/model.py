@@ -103,7 +103,9 @@ def load_model(path: Path, *kinds: str, device: torch.device | str = "cpu") -> M
             f"{path} holds a {about.get('kind')} model, expected {' or '.join(kinds or KINDS)}"
         )
     try:
-        network = build_network(about).to(device)
+        # What is read draws no random numbers that a stage built after it would miss.
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(about).to(device)
         normalizers = Normalizers.empty(about["observation_dims"], about["action_dims"]).to(device)
         network.load_state_dict(under_prefix("network", tensors))
         normalizers.load_state_dict(under_prefix("normalizers", tensors))

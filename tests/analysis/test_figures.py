@@ -9,6 +9,7 @@ import pytest
 
 from analysis.figures.returns import plot_returns, returns_info
 from analysis.figures.stability import plot_stability, stability_info
+from analysis.methods import METHODS
 from analysis.records import load_sweep
 
 if TYPE_CHECKING:
@@ -90,13 +91,39 @@ def test_empty_figures_still_draw(builder: SweepBuilder) -> None:
 
 def test_returns_share_their_bins(full: SweepBuilder) -> None:
     info = returns_info(load_sweep(full.storage, "quickstart"), full.dataset)
-    assert [group.label for group in info.groups] == ["data", "teacher", "student (ractd)"]
-    assert [group.count for group in info.groups] == [300, 100, 100]
+    labels = ["data", "regression", "teacher", "ctd", "ractd"]
+    assert [group.label for group in info.groups] == labels
+    assert [group.count for group in info.groups] == [300, 100, 100, 100, 100]
     for group in info.groups:
         assert len(group.shares) == len(info.edges) - 1
         assert sum(group.shares) == pytest.approx(1)
     figure = plot_returns(info)
     assert figure.data[0].name.startswith("data: mean 43.7, n = 300")
+
+
+def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder) -> None:
+    def drawn() -> dict[str, tuple[str, str, object]]:
+        info = returns_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+        return {
+            trace.name.partition(": mean")[0]: (trace.line.color, trace.line.dash, trace.visible)
+            for trace in plot_returns(info).data
+        }
+
+    builder.row("joint", [1.0, 2.0])
+    builder.row("teacher:ddim-20", [3.0], key="few")
+    before = drawn()
+    for method in (*METHODS, "reward-in-both:2"):
+        builder.row(method, [5.0], key=method.replace(":", "-"))
+    after = drawn()
+    assert after.items() >= before.items()
+    assert set(after) == {*METHODS, "reward-in-both:2", "teacher:ddim-20"}
+    own = {method: after[method][0] for method in METHODS}
+    # A task has one of these two.
+    assert own.pop("bc") == own["regression"]
+    assert len(set(own.values())) == len(own)
+    assert after["teacher:ddim-20"] == (own["teacher"], "dot", True)
+    assert after["reward-in-both:2"] == (own["reward-in-both"], "dot", "legendonly")
+    assert {method for method in METHODS if after[method][2] is True} == {"teacher", "ractd"}
 
 
 def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:

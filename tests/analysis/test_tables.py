@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.methods import METHODS
+from analysis.protocol import protocol_lines
 from analysis.published import base_task, load_published
-from analysis.records import load_sweep
+from analysis.records import Sweep, load_sweep
 from analysis.tables import (
     PUBLISHED,
     benchmark_table,
+    benchmark_terminal,
     benchmark_text,
     short_reason,
     to_markdown,
@@ -24,8 +27,12 @@ if TYPE_CHECKING:
     from tests.analysis.conftest import SweepBuilder
 
 
+def _sweep(builder: SweepBuilder) -> Sweep:
+    return load_sweep(builder.storage, builder.name)
+
+
 def _benchmark(builder: SweepBuilder) -> pd.DataFrame:
-    return benchmark_table(load_sweep(builder.storage, builder.name))
+    return benchmark_table(_sweep(builder))
 
 
 def test_benchmark_order_and_origin(full: SweepBuilder) -> None:
@@ -86,6 +93,56 @@ def test_a_row_of_other_calls_is_a_setting_of_its_own(builder: SweepBuilder) -> 
     calls = benchmark_text(_benchmark(builder)).set_index("method")["network calls"]
     assert calls["ractd:2"] == "2"
     assert set(calls["ractd"]) == {"1"}
+
+
+def test_every_method_has_its_place_and_says_what_it_is(builder: SweepBuilder) -> None:
+    for method in reversed(METHODS):
+        builder.row(method)
+    table = _benchmark(builder)
+    assert list(table["method"]) == [*METHODS, PUBLISHED]
+    [line] = [line for line in protocol_lines(_sweep(builder)) if line.startswith("Methods: ")]
+    for method, each in METHODS.items():
+        assert f"{method}: {each.label}" in line
+
+
+def test_gradients_of_the_reward_model_stand_beside_network_calls(builder: SweepBuilder) -> None:
+    builder.row("teacher-guided:ddim-20", key="guided", nfe=20, reward_gradients=20)
+    builder.row("teacher:ddim-20", key="plain", nfe=20, reward_gradients=0)
+    builder.row("teacher", nfe=158)
+    calls = benchmark_text(_benchmark(builder)).set_index("method")["network calls"]
+    assert calls["teacher-guided:ddim-20"] == "20 + 20 ∇R"
+    assert calls["teacher:ddim-20"] == "20"
+    assert calls["teacher"] == "158"
+
+
+def test_calls_and_latency_are_shared_by_the_actions_of_a_window(builder: SweepBuilder) -> None:
+    row: dict[str, Any] = {"nfe": 20, "latency": 12.0, "reward_gradients": 20}
+    for count in (1, 8):
+        builder.row("teacher-guided:ddim-20", key=f"n{count}", executed_actions=count, **row)
+    builder.row("regression", nfe=1, latency=4.0, executed_actions=None)
+    table = _benchmark(builder).set_index("executed_actions")
+    for name, whole, shared in (
+        ("nfe", 20, 2.5),
+        ("reward_gradients", 20, 2.5),
+        ("latency_ms", 12, 1.5),
+        # They are settings of their own: neither is another training seed of the other.
+        ("training_seeds", 1, 1),
+    ):
+        assert (table[name][1.0], table[name][8.0]) == (whole, shared), name
+    text = benchmark_text(_benchmark(builder)).set_index("executed")
+    assert (text["network calls"]["8"], text["latency ms"]["8"]) == ("2.5 + 2.5 ∇R", "1.5")
+    assert text["network calls"]["–"].tolist() == ["1", "1"]
+    # The frame of the rows keeps what one window takes.
+    assert set(_sweep(builder).rows["latency_ms"]) == {12.0, 4.0}
+
+
+def test_a_terminal_shows_executed_actions_only_where_there_are_several(
+    builder: SweepBuilder,
+) -> None:
+    builder.row("ractd", executed_actions=1)
+    assert "executed" not in benchmark_terminal(_benchmark(builder))
+    builder.row("bc", executed_actions=4)
+    assert "executed" in benchmark_terminal(_benchmark(builder))
 
 
 def test_benchmark_values(builder: SweepBuilder) -> None:

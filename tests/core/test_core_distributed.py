@@ -15,6 +15,7 @@ from ractd_core.training import Metrics, Trainer
 from tests.core.processes import run_workers
 
 CPU = torch.device("cpu")
+KINDS = ("teacher", "student", "joint")
 
 
 def train(
@@ -38,7 +39,7 @@ def _work(
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
-    for kind in ("teacher", "student"):
+    for kind in KINDS:
         metrics = train(kind, recipe, data, models, folder / kind)
         torch.save(metrics, folder / f"{kind}-{rank}.pt")
     # Worker 0's wish to end is everybody's; the other's alone is nobody's.
@@ -68,7 +69,7 @@ def test_two_workers_train_as_one(
 
     assert run_workers(_work, together, recipe, umaze_data, models) == [0, 0]
 
-    for kind in ("teacher", "student"):
+    for kind in KINDS:
         expected = train(kind, recipe, umaze_data, models, alone / kind)
         ours, theirs = load_file(together / kind), load_file(alone / kind)
         assert ours.keys() == theirs.keys()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ractd_core.config import NoiseConfig, OptimConfig, StudentConfig
-from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, column
+from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoise, Denoiser, column
 from ractd_core.diffusion.samplers import (
+    guided,
     initial_noise,
     sample_ancestral,
     sample_euler,
@@ -111,28 +112,34 @@ def distilled(reward_weight: float) -> Tensor:
         return trainer.ema.to_data(start(), torch.full((4000,), 80.0), NO_COND).flatten()
 
 
-def by_heun() -> Tensor:
-    return sample_heun(MixtureTeacher(), start(), NO_COND, grid(NOISE), clamp=None)
+Sample = Callable[[Denoise], Tensor]
 
 
-def by_euler() -> Tensor:
-    return sample_euler(MixtureTeacher(), start(), NO_COND, grid(NOISE, bins=60), clamp=None)
+def by_heun(teacher: Denoise) -> Tensor:
+    return sample_heun(teacher, start(), NO_COND, grid(NOISE), clamp=None)
 
 
-def by_ddim() -> Tensor:
+def by_euler(teacher: Denoise) -> Tensor:
+    return sample_euler(teacher, start(), NO_COND, grid(NOISE, bins=60), clamp=None)
+
+
+def by_ddim(teacher: Denoise) -> Tensor:
     sigmas = ddpm_grid(NOISE, "cpu", 60)
-    return sample_euler(MixtureTeacher(), start(), NO_COND, sigmas, clamp=None)
+    return sample_euler(teacher, start(), NO_COND, sigmas, clamp=None)
 
 
-def by_ddpm() -> Tensor:
+def by_ddpm(teacher: Denoise) -> Tensor:
     sigmas = ddpm_grid(NOISE, "cpu", 60)
     z = torch.randn(58, 4000, 1, 1, generator=torch.Generator().manual_seed(1))
-    return sample_ancestral(MixtureTeacher(), start(), NO_COND, sigmas, list(z), clamp=None)
+    return sample_ancestral(teacher, start(), NO_COND, sigmas, list(z), clamp=None)
 
 
-@pytest.mark.parametrize("sample", [by_heun, by_euler, by_ddim, by_ddpm])
-def test_the_teacher_samples_both_modes(sample: Callable[[], Tensor]) -> None:
-    x = sample().flatten()
+SAMPLERS = [by_heun, by_euler, by_ddim, by_ddpm]
+
+
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_the_teacher_samples_both_modes(sample: Sample) -> None:
+    x = sample(MixtureTeacher()).flatten()
     nearest = (x[:, None] - MODES).abs().min(1).values
     assert float((nearest < 0.2).float().mean()) > 0.98
     assert float((x > 0).float().mean()) == pytest.approx(0.5, abs=0.04)
@@ -146,3 +153,53 @@ def test_the_reward_term_moves_the_one_step_student_to_the_mode_that_pays() -> N
     assert float((upper > 0.2).float().mean()) > 0.9
     # Moved to the data's mode, not to wherever the reward model is largest.
     assert float(upper.median()) == pytest.approx(0.6, abs=0.25)
+
+
+# Guidance: the gradient of a linear reward R(x) = SLOPE x, as the teacher samples
+
+SLOPE = 0.7
+
+
+def gaussian(mean: float) -> Denoise:
+    """E[x_0 | x_t] when x_0 is N(mean, σ_data²)."""
+
+    def denoise(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        data, noise = NOISE.sigma_data**2, column(t, x) ** 2
+        return (data * x + noise * mean) / (data + noise)
+
+    return denoise
+
+
+def pulled(teacher: Denoise, strength: float) -> Denoise:
+    return guided(teacher, lambda x, cond: torch.full_like(x, SLOPE), strength, NOISE)
+
+
+@pytest.mark.parametrize("strength", [-1.5, 0.0, 0.8])
+def test_a_guided_gaussian_is_the_gaussian_that_the_reward_tilts_it_to(strength: float) -> None:
+    """N(m, s²) times exp(w a x) is N(m + w a s², s²): the closed form, at every noise level."""
+    tilted = gaussian(0.3 + strength * SLOPE * NOISE.sigma_data**2)
+    teacher = pulled(gaussian(0.3), strength)
+    x, t = start(), torch.linspace(0.02, 80, 4000)
+    torch.testing.assert_close(teacher(x, t, NO_COND), tilted(x, t, NO_COND))
+
+
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_samples_move_by_the_closed_form_and_spread_as_before(sample: Sample) -> None:
+    plain, moved = (sample(pulled(gaussian(0.3), w)) for w in (0.0, 0.8))
+    expected = 0.8 * SLOPE * NOISE.sigma_data**2
+    # At the lowest level, where sampling ends, the noise of that level is left.
+    assert float((moved - plain).mean()) == pytest.approx(expected, rel=0.02)
+    assert float((moved - plain).std()) < 0.01
+    assert float(moved.std()) == pytest.approx(float(plain.std()), rel=0.01)
+
+
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_guidance_chooses_the_mode_that_pays(sample: Sample) -> None:
+    shares = [
+        float((sample(pulled(MixtureTeacher(), w)) > 0).float().mean()) for w in (-2.0, 0.0, 2.0)
+    ]
+    assert shares[1] == pytest.approx(0.5, abs=0.04)
+    # Tilting would leave 1 / (1 + exp(-2·2·0.7·0.6)) = 0.84 of it there; two modes are no Gaussian,
+    # and at the noise levels that decide between them x_0 varies by more than is taken.
+    assert 0.65 < shares[2] < 0.84
+    assert shares[0] == pytest.approx(1 - shares[2], abs=0.04)

@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load_sweep
 from ractd_core.bench import Latency, plan_latency
+from ractd_core.data.flat import FlatDataset
 from ractd_core.data.generate import make_local
-from ractd_core.data.store import load
+from ractd_core.data.store import Original, load, put
+from ractd_core.evaluate import evaluate
 from ractd_core.files import read_json, write_json
-from ractd_core.policy import Planner
+from ractd_core.policy import Planner, make_policy
+from ractd_core.tasks import DatasetName
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
@@ -355,6 +360,10 @@ CALLS = {
     "ctm": 1,
     "ctm:2": 2,
     "regression": 1,
+    "teacher-guided:ddim-5": 5,
+    "reward-in-teacher": 1,
+    "reward-in-both": 1,
+    "joint": 1,
 }
 """Network calls of a plan, by row."""
 
@@ -387,11 +396,12 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         tasks=["local/maze2d-umaze-dense-v1"],
         rows=list(CALLS),
         data={"transitions": 1000},
-        # Six models are trained: as little as it takes.
+        # Ten models are trained: as little as it takes.
         recipe={
             part: {**config, "optim": {**config["optim"], "steps": 6}}
             for part, config in TINY["recipe"].items()
-        },
+        }
+        | {"policy": {"guidance": 40.0}},
         evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
     )
     write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
@@ -442,6 +452,10 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         "ctm": {**no_reward, "dsm_weight": 0.0},
         "teacher": horizon,
         "regression": horizon,
+        "teacher-guided": {**horizon, "guidance": 40.0},
+        "reward-in-teacher": {**no_reward, "teacher.reward_weight": 1e-3},
+        "reward-in-both": {**own, "teacher.reward_weight": 1e-3},
+        "joint": own,
     }
     for method, record in records.items():
         assert record["params"] == params[method.split(":")[0]], method
@@ -449,18 +463,31 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         assert record["selection_score"] == selected
         assert record["trial"] == best["key"]
         assert record["evaluation"]["first_seed"] == FINAL_SEED
+        guided = method.startswith("teacher-guided")
+        assert record["reward_gradients"] == (CALLS[method] if guided else 0)
+        assert record["executed_actions"] is None
 
     # One model per method, trained as its record says, whatever the number of calls.
     manifests = [read_json(path) for path in context.folder.store.root.glob("*/manifest.json")]
     kinds = sorted(manifest["kind"] for manifest in manifests)
-    assert kinds == ["regression", "reward", "student", "student", "teacher"]
+    assert kinds == ["joint", "regression", "reward", *["student"] * 4, *["teacher"] * 2]
+    by_name = {manifest["name"]: manifest for manifest in manifests}
     built = [
-        (manifest["config"]["reward_weight"], manifest["config"]["dsm_weight"])
+        (
+            manifest["config"]["reward_weight"],
+            manifest["config"]["dsm_weight"],
+            by_name[manifest["parents"]["teacher"]]["config"].get("reward_weight", 0.0),
+        )
         for manifest in manifests
         if manifest["kind"] == "student"
     ]
-    assert sorted(built) == [(0.0, 0.0), (0.0, own["dsm_weight"])]
+    dsm = own["dsm_weight"]
+    assert sorted(built) == [(0.0, 0.0, 0.0), (0.0, dsm, 0.0), (0.0, dsm, 1e-3), (1e-3, dsm, 1e-3)]
     assert records["ractd:3"]["steps"] == best["steps"]
+    assert records["joint"]["steps"] == 6 + 6
+    for method in ("reward-in-teacher", "reward-in-both"):
+        [teacher] = [n for n, m in by_name.items() if m["kind"] == "teacher" and m["parents"]]
+        assert records[method]["stages"]["teacher"] == teacher
 
     # Another sampler or model plans otherwise, and so its episodes go.
     played = {
@@ -494,3 +521,62 @@ def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
     with pytest.raises(RowsFailedError, match=r"^ctm: ValidationError: .*nothing ties plans"):
         evaluate_rows(json.loads(json.dumps(context.to_json())))
     assert missing(context) == ["ctm"]
+
+
+def keep_hopper_data(name: DatasetName) -> None:
+    """Rows in Hopper's range, not played: enough to train what then falls soon."""
+    rng = np.random.default_rng(0)
+    bounds = np.arange(9) * 41
+    observations = rng.uniform(-1, 1, (bounds[-1], 11)) * 0.2 + np.eye(11)[0] * 1.2
+    actions, rewards = rng.uniform(-1, 1, (bounds[-1], 3)), rng.normal(3, 1, bounds[-1])
+    actions[bounds[1:] - 1], rewards[bounds[1:] - 1] = 0, 0
+    data = FlatDataset(
+        name=name,
+        observations=observations.astype(np.float32),
+        actions=actions.astype(np.float32),
+        rewards=rewards.astype(np.float32),
+        bounds=bounds,
+        terminated=np.arange(8) % 2 == 0,
+    )
+    assert put(name, lambda: Original(data, {"kind": "made"}, "none", "made for a test"))
+
+
+def test_rows_execute_as_many_actions_as_the_winner_was_chosen_with(
+    tiny: Spec, tmp_path: Path
+) -> None:
+    small = {part: {**c, "optim": {**c["optim"], "steps": 6}} for part, c in TINY["recipe"].items()}
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        tasks=["local/hopper-medium-v2"],
+        rows=["bc", "teacher-guided:ddim-2"],
+        recipe=small | {"window": {"horizon": 16}},
+        search={"policy.executed_actions": {"choices": [1, 4]}},
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 2, "final_episodes": 2},
+    )
+    keep_hopper_data(context.dataset)
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plans = [context.trial({"policy.executed_actions": count}) for count in (1, 4)]
+    for number, plan in enumerate(plans):
+        payload = {"context": context.to_json(), "values": plan.values, "number": number}
+        run_trial(payload, lambda row: None)
+    trials = [context.folder.trials.get(plan.key) or {} for plan in plans]
+    assert [trial["params"]["policy.executed_actions"] for trial in trials] == [1, 4]
+    # The same student, to the last bit, that acts otherwise.
+    models = [(plan.folder / MODEL).read_bytes() for plan in plans]
+    assert models[0] == models[1]
+    assert trials[0]["selection"]["score"] != trials[1]["selection"]["score"]
+    evaluate_rows(json.loads(json.dumps(context.to_json())))
+    best = winner(context)
+    assert best is not None
+    executed = best["params"]["policy.executed_actions"]
+    planners = {"ractd": 1, "bc": 1, "teacher-guided:ddim-2": 2}
+    for method, key in wanted(context, best).items():
+        record = context.folder.rows.get(key) or {}
+        assert (record["nfe"], record["executed_actions"]) == (planners[method], executed)
+    path = context.folder.trials.folder(best["key"]) / MODEL
+    policy = make_policy(Planner.load(path, torch.device("cpu")), executed_actions=executed)
+    expected = evaluate(policy, context.dataset, range(FINAL_SEED, FINAL_SEED + 2))
+    row = context.folder.rows.get(wanted(context, best)["ractd"]) or {}
+    assert row["evaluation"]["score"] == expected.score

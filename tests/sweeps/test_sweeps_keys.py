@@ -21,7 +21,7 @@ from sweeps.search_space import apply
 from sweeps.spec import parse_spec
 from sweeps.stage_store import StageRequest
 
-KINDS = ("teacher", "reward", "student", "regression")
+KINDS = ("teacher", "reward", "student", "regression", "joint")
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -82,6 +82,7 @@ def test_a_stages_key_changes_with_what_it_reads_and_with_nothing_else(path: str
         "reward": {"reward"},
         "regression": {"regression", "window"},
         "student": {"student", "teacher", "reward", "window"},
+        "joint": {"student", "teacher", "reward", "window"},
     }
     changed = with_another_value(path)
     for kind in KINDS:
@@ -130,6 +131,26 @@ def test_a_student_names_its_parents_and_its_key_depends_on_them() -> None:
             student.kind, student.recipe, student.dataset, student.fingerprint, other
         )
         assert changed.name != student.name
+
+
+def test_a_teacher_has_a_reward_model_only_if_it_is_rewarded() -> None:
+    plain = context().request("teacher", Recipe())
+    assert plain.parents == {}
+    # A teacher that has no reward is the one it was before there were any.
+    assert "reward_weight" not in plain.definition["config"]
+    rewarded = apply(Recipe(), {"teacher.reward_weight": 1e-3})
+    request = context().request("teacher", rewarded)
+    assert request.parents == {"reward": context().request("reward", Recipe()).name}
+    other = apply(rewarded, {"reward.discount": 0.9})
+    names = [context().request("teacher", each).name for each in (Recipe(), rewarded, other)]
+    assert len(set(names)) == 3
+    students = {context().request("student", each).name for each in (Recipe(), rewarded, other)}
+    assert len(students) == 3
+
+
+def test_a_student_is_built_after_the_stages_it_is_built_from() -> None:
+    rewarded = apply(Recipe(), {"teacher.reward_weight": 1e-3})
+    assert list(context().request("student", rewarded).parents) == ["reward", "teacher"]
 
 
 json_values = st.recursive(

@@ -93,6 +93,7 @@ def test_a_trials_key_is_the_same_however_its_values_are_given() -> None:
         "first_trials: []",
         "evaluation: {final_episodes: 7}",
         "recipe: {regression: {seed: 4}}",
+        "recipe: {policy: {guidance: 4}}",
     ],
 )
 def test_a_trials_key_does_not_depend_on_what_its_record_does_not(extra: str) -> None:
@@ -113,6 +114,13 @@ def test_a_trials_key_does_not_depend_on_what_its_record_does_not(extra: str) ->
 )
 def test_a_trials_key_changes_with_what_changes_its_record(change: dict[str, str]) -> None:
     assert key(VALUES) != key(VALUES, **change)
+
+
+def test_a_trials_key_says_how_many_actions_are_executed_and_its_stages_do_not() -> None:
+    one = context().trial(VALUES)
+    other = context().trial(VALUES | {"policy.executed_actions": 2})
+    assert one.key != other.key
+    assert one.student.name == other.student.name
 
 
 @settings(max_examples=40, deadline=None)

@@ -39,9 +39,8 @@ DEFAULTS = leaves(Recipe().model_dump(mode="json"))
 
 
 def test_searchable_is_every_field_that_a_trial_reads() -> None:
-    assert sorted(SEARCHABLE) == sorted(
-        path for path in DEFAULTS if not path.startswith("regression.")
-    )
+    rows_alone = ("regression.", "policy.guidance")
+    assert sorted(SEARCHABLE) == sorted(p for p in DEFAULTS if not p.startswith(rows_alone))
 
 
 @pytest.mark.parametrize("path", SEARCHABLE)
@@ -80,6 +79,11 @@ def test_a_name_that_nothing_reads_is_refused_with_near_names(name: str, near: s
 def test_the_regression_row_is_not_searched(path: str) -> None:
     with pytest.raises(ValueError, match="regression row"):
         canonical_path(path)
+
+
+def test_the_guidance_of_a_row_is_not_searched() -> None:
+    with pytest.raises(ValueError, match="teacher-guided row; no trial reads it"):
+        canonical_path("policy.guidance")
 
 
 @given(st.text(max_size=12))

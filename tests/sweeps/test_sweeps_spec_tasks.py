@@ -150,9 +150,68 @@ def test_the_teacher_is_sampled_in_few_calls_where_it_replans_at_every_step() ->
     maze = parse_dataset_name("local/maze2d-umaze-v1")
     hopper = parse_dataset_name("d4rl/hopper-medium-v2")
     assert spec.rows_of(maze) == ("regression", "teacher", "ctd")
-    assert spec.rows_of(hopper) == ("regression", "teacher:ddim-20", "ctd")
+    assert spec.rows_of(hopper) == ("bc", "teacher:ddim-20", "ctd")
     named = parse("local/maze2d-umaze-v1", rows=["ractd:2"])
     assert named.rows_of(maze) == named.rows_of(hopper) == ("ractd:2",)
+
+
+HOPPER = "local/hopper-medium-v2"
+UMAZE = "local/maze2d-umaze-v1"
+
+
+def test_a_sweep_over_both_kinds_of_tasks_names_both_rows_without_diffusion() -> None:
+    spec = parse(HOPPER, UMAZE, rows=["bc", "teacher", "regression", "joint"])
+    hopper, maze = spec.datasets()
+    assert spec.rows_of(hopper) == ("bc", "teacher", "joint")
+    assert spec.rows_of(maze) == ("teacher", "regression", "joint")
+    for alone, strange, other in (("bc", UMAZE, "regression"), ("regression", HOPPER, "bc")):
+        [problem] = problems(HOPPER, UMAZE, rows=["ctd", alone])
+        assert problem.startswith(f"rows.1: {alone!r} means nothing for {strange}, which ")
+        assert problem.endswith(f"write {other} beside it")
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "instead"), [(UMAZE, "bc", "regression"), (HOPPER, "regression", "bc")]
+)
+def test_a_row_that_means_nothing_for_a_task_is_refused(task: str, row: str, instead: str) -> None:
+    for rows in ([row], ["regression", "bc"]):
+        [problem] = problems(task, rows=rows)
+        assert problem.startswith(f"rows.{rows.index(row)}: {row!r} means nothing for {task}")
+        assert problem.endswith(f"write {instead}")
+    parse(task, rows=[instead])
+
+
+def test_a_mazes_plan_is_executed_whole() -> None:
+    several = {"policy": {"executed_actions": 4}}
+    [problem] = problems(HOPPER, UMAZE, recipe=several)
+    assert problem == (
+        f"recipe.policy.executed_actions: {UMAZE} plans states, and its plan is executed whole"
+    )
+    searched = {"policy.executed_actions": {"choices": [1, 2]}}
+    [problem] = problems(UMAZE, search=searched, first_trials=[])
+    assert problem.startswith("search.policy.executed_actions: ")
+    parse(HOPPER, recipe=several)
+    parse(HOPPER, search=searched, first_trials=[])
+
+
+def test_more_actions_than_a_window_has_are_refused() -> None:
+    recipe = {"window": {"horizon": 16}, "policy": {"executed_actions": 17}}
+    [problem] = problems(HOPPER, recipe=recipe)
+    assert "executed_actions 17 are more than a window of horizon 16 has" in problem
+    searched = {"policy.executed_actions": {"low": 1, "high": 17}}
+    [problem] = problems(
+        HOPPER, recipe={"window": {"horizon": 16}}, search=searched, first_trials=[]
+    )
+    assert problem.startswith("search.policy.executed_actions: value 17: ")
+
+
+def test_a_guided_row_needs_a_guidance() -> None:
+    unguided = {"policy": {"guidance": 0}}
+    rows = ["teacher", "teacher-guided:ddim-20"]
+    [problem] = problems(HOPPER, rows=rows, recipe=unguided)
+    assert problem.startswith("rows.1: 'teacher-guided:ddim-20' is not guided")
+    parse(HOPPER, rows=rows)
+    parse(HOPPER, rows=["teacher"], recipe=unguided)
 
 
 def test_how_local_data_are_generated_is_part_of_the_spec() -> None:
