@@ -167,21 +167,50 @@ class TeacherConfig(Config):
 
 
 class RewardConfig(Config):
-    """Return-to-go model: residual MLP on single states (mazes) or actions in their states.
+    """Return-to-go model of single states (mazes) or of actions in their states.
 
-    ``network`` is that MLP, as released, or the convolutions that the paper describes.
-    ``truncation`` says what an episode cut by time is worth beyond its end: ``zero`` as released,
-    or ``hold``, its last reward for ever, which agrees with windows that hold the last position.
-    ``termination_penalty`` is taken off the last reward of an episode that terminated.
+    ``network`` is the residual MLP that was released, or the convolutions that the paper describes,
+    which read whole windows. ``members`` of it are trained, each from weights of its own.
+    ``target`` is what they predict: the discounted ``return``, or, of actions, their ``advantage``
+    over ``advantage_steps`` steps, by how much these went better than a state's value, which is
+    learned beside it, had promised. ``truncation`` says what an episode cut by time is worth beyond
+    its end: ``zero`` as released, or ``hold``, its last reward for ever, which agrees with windows
+    that hold the last position. ``termination_penalty`` is taken off the last reward of an episode
+    that terminated. ``held_out`` is the share of episodes that accuracy is measured on.
     """
 
     optim: OptimConfig = OptimConfig(steps=600, batch_size=256, weight_decay=1e-3)
     network: Literal["mlp", "conv"] = "mlp"
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 128)
+    members: Positive = 1
+    target: Literal["return", "advantage"] = "return"
+    advantage_steps: Positive = 50
     discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
     truncation: Literal["zero", "hold"] = "hold"
     termination_penalty: NonNegative = 0.0
+    held_out: Fraction = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        bad = [width for width in self.widths if width % 8]
+        if self.network == "conv" and bad:
+            raise ValueError(f"widths {bad} are not multiples of 8, the groups of a conv network")
+        return self
+
+
+class CollapseConfig(Config):
+    """What ends a student's training as diverged; null watches for nothing.
+
+    ``saturation``: the share of predicted entries beyond the data's range, less the data's own.
+    ``gain``: by how many standard deviations of its predictions over the data the reward model
+    prefers the student's windows to the data's: far beyond what it was trained on, it is wrong.
+    ``loss``: how many times the first reported DSM loss.
+    """
+
+    saturation: Annotated[float, Field(gt=0, lt=1)] | None = 0.3
+    gain: PositiveFloat | None = 2.0
+    loss: Annotated[float, Field(gt=1)] | None = 10.0
 
 
 class StudentConfig(Config):
@@ -190,9 +219,15 @@ class StudentConfig(Config):
     The network is the teacher's plus a stop-time embedding. ``reward_at`` scores the DSM prediction
     (released code) or the one-step sample from pure noise (paper). ``solver_steps`` is how many
     bins the teacher may cross in the CTM target; ``target_ema`` 0 makes the target network the
-    current weights. ``reward_states`` states of each plan are drawn for the reward sum, which keeps
-    the estimate unbiased and the step cheap; null scores every state. Of a window of actions only
-    the first, which is executed, is scored.
+    current weights.
+
+    ``reward_states`` states of each plan are drawn for the reward sum, which keeps the estimate
+    unbiased and the step cheap; null scores every state, as convolutions do in any case. Of a
+    window of actions only the first, which is executed, is scored. ``reward_scale="gradient"``
+    divides the reward by the mean size of its gradient over the data, so that one σ pulls alike on
+    all of them. ``pessimism`` takes so many standard deviations of an ensemble off its mean. With a
+    ``trust_radius`` the reward pulls an entry no further than that from the teacher's own
+    prediction, in units of half the data's range.
     """
 
     optim: OptimConfig = OptimConfig(steps=400)
@@ -201,11 +236,15 @@ class StudentConfig(Config):
     reward_weight: NonNegative = 1e-4
     reward_at: Literal["dsm", "noise"] = "dsm"
     reward_states: Positive | None = 16
+    reward_scale: Literal["none", "gradient"] = "none"
+    pessimism: NonNegative = 0.0
+    trust_radius: PositiveFloat | None = None
     solver_steps: Positive = 1
     target_ema: Fraction = 0.0
     times: Times = "mixed"
     distance: Distance = "mse"
     dropout: Fraction = 0.0
+    collapse: CollapseConfig = CollapseConfig()
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -257,6 +296,11 @@ class Recipe(Config):
             )
             if self.window.horizon % network.horizon_multiple
         ]
+        if self.student.pessimism and self.reward.members == 1:
+            problems.append(
+                f"student.pessimism {self.student.pessimism:g} is about the disagreement of an "
+                "ensemble: set reward.members to 2 or more"
+            )
         if self.policy.executed_actions > self.window.horizon:
             problems.append(
                 f"executed_actions {self.policy.executed_actions} are more than a window of "

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ractd_core.config import Distance, NoiseConfig, StudentConfig, Times
+from ractd_core.config import Distance, StudentConfig, Times
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, column
 from ractd_core.diffusion.samplers import heun_step, initial_noise
 from ractd_core.diffusion.schedule import grid, karras_weight, training_times
@@ -68,11 +68,23 @@ def teacher_loss(
     return loss, {"loss": loss.detach(), "reward": reward.detach()}
 
 
-def value_loss(value: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Info]:
-    """Mean squared error of R(x) to the normalized return-to-go (equation 8)."""
-    loss = (value(x) - target).square().mean()
+def value_loss(value: nn.Module, inputs: Tensor, target: Tensor) -> tuple[Tensor, Info]:
+    """Mean squared error of every member's R to the target of the first steps (equation 8).
+
+    ``inputs`` (batch, length, dims), ``target`` (batch, scored), of at most ``length`` steps.
+    """
+    said: Tensor = value(inputs)[..., : target.shape[1]]
+    loss = (said - target).square().mean()
     variance = target.var(correction=0).clamp_min(1e-12)
     return loss, {"loss": loss.detach(), "unexplained": loss.detach() / variance}
+
+
+def reward_inputs(actions: Tensor, cond: Tensor) -> Tensor:
+    """R(a, s)'s inputs (batch, length, A + O): each action beside the newest observation.
+
+    ``cond`` ends with that observation; the action comes first, as released.
+    """
+    return torch.cat([actions, cond[:, None].expand(-1, actions.shape[1], -1)], dim=2)
 
 
 def regression_loss(network: nn.Module, x0: Tensor, cond: Tensor) -> tuple[Tensor, Info]:
@@ -121,9 +133,9 @@ def ctm_loss(
 def dsm_loss(
     student: ConsistencyTrajectory,
     x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
     cond: Tensor,
-    draws: Draws,
-    times: Times,
     kind: Distance,
 ) -> tuple[Tensor, Tensor]:
     """Denoising of the data by the jump to clean data (equation 7).
@@ -131,18 +143,20 @@ def dsm_loss(
     Returns the loss and the prediction G(x_t, t, 0) (batch, horizon, dims), on which the reward
     term is taken.
     """
-    t = training_times(student.noise, times, draws)
-    clean = student.to_data(diffuse(x0, t, draws), t, cond)
+    clean = student.to_data(x_t, t, cond)
     loss = (karras_weight(student.noise, t) * distance(clean, x0, kind)).mean()
     return loss, clean
 
+
+Value = Callable[[Tensor], Tensor]
+"""R of windows (batch, length, dims): what each step is worth, (batch, length)."""
 
 RewardLoss = Callable[[Tensor, Tensor, Draws], Tensor]
 """A reward term of (window, cond, draws): :func:`plan_reward_loss` or its like for actions."""
 
 
 def plan_reward_loss(
-    value: nn.Module, plan: Tensor, cond: Tensor, draws: Draws, *, states: int | None
+    value: Value, plan: Tensor, cond: Tensor, draws: Draws, *, states: int | None
 ) -> Tensor:
     """-E Σ_h R(plan_h): the predicted return-to-go of every state of the plan (equation 8).
 
@@ -152,19 +166,25 @@ def plan_reward_loss(
     if states is not None and states < horizon:
         chosen = draws.integers(horizon, states)
         plan = plan.gather(1, chosen[..., None].expand(-1, -1, plan.shape[2]))
-    scores: Tensor = value(inside(plan))
-    return -horizon * scores.mean()
+    return -horizon * value(inside(plan)).mean()
 
 
 def action_reward_loss(
-    value: nn.Module, actions: Tensor, cond: Tensor, draws: Draws, *, observation_dims: int
+    value: Value,
+    actions: Tensor,
+    cond: Tensor,
+    draws: Draws,
+    *,
+    observation_dims: int,
+    whole: bool = False,
 ) -> Tensor:
     """-E R(a_0, s_0): the predicted return-to-go of the action that is executed (equation 8).
 
-    s_0 is the newest observation of ``cond``, its last ``observation_dims`` entries.
+    s_0 is the newest observation of ``cond``, its last ``observation_dims`` entries. ``whole``
+    shows R the actions that follow too.
     """
-    scores: Tensor = value(torch.cat([inside(actions[:, 0]), cond[:, -observation_dims:]], dim=1))
-    return -scores.mean()
+    read = actions if whole else actions[:, :1]
+    return -value(reward_inputs(inside(read), cond[:, -observation_dims:]))[:, 0].mean()
 
 
 def inside(x: Tensor) -> Tensor:
@@ -176,12 +196,9 @@ def inside(x: Tensor) -> Tensor:
     return x.clamp(-1, 1).detach() + (x - x.detach())
 
 
-def one_step_from_noise(
-    student: ConsistencyTrajectory, noise: NoiseConfig, x0: Tensor, cond: Tensor, draws: Draws
-) -> Tensor:
-    """G(x_T, T, 0) with gradient: where the paper (not the released code) takes the reward."""
-    x_T = initial_noise(noise, draws.normal(*x0.shape[1:]))
-    return student.to_data(x_T, x0.new_full((len(x0),), noise.sigma_max), cond)
+def within(x: Tensor, anchor: Tensor, radius: float) -> Tensor:
+    """``x`` no further than ``radius`` from ``anchor``; where it was, no gradient passes."""
+    return anchor + (x - anchor).clamp(-radius, radius)
 
 
 def student_loss(
@@ -196,25 +213,42 @@ def student_loss(
 ) -> tuple[Tensor, Info]:
     """L = α·CTM + β·DSM + σ·reward (equation 9).
 
-    A term of weight 0 is not computed, but for DSM where the reward is taken on its prediction.
+    The reward is taken on DSM's G(x_t, t, 0), as released, or on G(x_T, T, 0), as the paper writes.
+    A term of weight 0 is not computed, but for DSM where the reward needs it. Beside the terms the
+    metrics have ``saturated``, the share of G's entries beyond the data's range less the data's
+    own, and with a reward its ``gain``, the reward of G less that of the data.
     """
-    zero = x0.new_zeros(())
-    ctm = dsm = reward = zero
-    clean: Tensor | None = None
+    ctm = dsm = reward = x0.new_zeros(())
+    info: Info = {}
     if config.ctm_weight:
         ctm = ctm_loss(
             student, target, teacher, x0, cond, draws, config.distance, config.solver_steps
         )
-    if config.dsm_weight or (config.reward_weight and config.reward_at == "dsm"):
-        dsm, clean = dsm_loss(student, x0, cond, draws, config.times, config.distance)
+    t = training_times(student.noise, config.times, draws)
+    x_t = diffuse(x0, t, draws)
+    on_dsm = config.reward_at == "dsm"
+    if config.dsm_weight or (config.reward_weight and on_dsm):
+        dsm, clean = dsm_loss(student, x0, x_t, t, cond, config.distance)
+        info["saturated"] = _beyond(clean) - _beyond(x0)
     if config.reward_weight:
-        if clean is None or config.reward_at == "noise":
-            clean = one_step_from_noise(student, student.noise, x0, cond, draws)
-        reward = reward_loss(clean, cond, draws)
+        if not on_dsm:
+            x_t = initial_noise(student.noise, draws.normal(*x0.shape[1:]))
+            t = torch.full_like(t, student.noise.sigma_max)
+            clean = student.to_data(x_t, t, cond)
+        pulled = clean
+        if config.trust_radius is not None:
+            with torch.no_grad():
+                anchor = teacher(x_t, t, cond)
+            pulled = within(clean, anchor, config.trust_radius)
+        reward = reward_loss(pulled, cond, draws)
+        with torch.no_grad():
+            info["gain"] = reward_loss(x0, cond, draws) - reward
+            info["saturated"] = _beyond(clean) - _beyond(x0)
     loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
-    return loss, {
-        "loss": loss.detach(),
-        "ctm": ctm.detach(),
-        "dsm": dsm.detach(),
-        "reward": reward.detach(),
-    }
+    parts = {"loss": loss, "ctm": ctm, "dsm": dsm, "reward": reward}
+    return loss, {key: part.detach() for key, part in parts.items()} | info
+
+
+def _beyond(x: Tensor) -> Tensor:
+    """The share of entries at or beyond ±1, the ends of the normalized data's range."""
+    return (x.detach().abs() > 1 - 1e-3).float().mean()

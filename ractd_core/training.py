@@ -35,7 +35,7 @@ Callback = Callable[["Trainer", Metrics], bool | None]
 
 
 class DivergedError(RuntimeError):
-    """The loss is not finite any more; the message says at which step."""
+    """Training has failed: not finite, or collapsed; the message says why and at which step."""
 
 
 class Stage(Protocol):
@@ -55,6 +55,10 @@ class Stage(Protocol):
 
     def after_step(self) -> None:
         """Whatever follows an update, such as moving a target network."""
+        ...
+
+    def collapsed(self, metrics: Metrics) -> str | None:
+        """Why the means of the metrics since the last report are the end, None if they are not."""
         ...
 
 
@@ -126,7 +130,11 @@ class Trainer:
                 self._check_finite(info)
             if due:
                 self._check_finite({"weights": self._largest_weight()})
-                stop = callback(self, self._means(sums, count))
+                metrics = self._means(sums, count)
+                reason = self.stage.collapsed(metrics)
+                if reason is not None:
+                    raise DivergedError(f"collapsed by step {self.step}: {reason}")
+                stop = callback(self, metrics)
                 sums, count = {}, 0
                 self.save()
                 if self._agreed(bool(stop)):

@@ -66,7 +66,7 @@ class StageRequest:
             "fingerprint": self.fingerprint,
             "parents": self.parents,
         }
-        if self.kind != "reward":
+        if self.kind != "reward" or recipe["reward"]["network"] == "conv":
             definition["window"] = recipe["window"]
         return definition
 

@@ -63,6 +63,16 @@ class Windows(ABC):
     def __len__(self) -> int:
         return len(self._starts)
 
+    def rows(self, index: Tensor) -> Tensor:
+        """The data's rows (batch, horizon) behind windows; what is held repeats the last one."""
+        start = self._starts[index][:, None]
+        return torch.minimum(start + self._offsets, self._last[start])
+
+    @property
+    @abstractmethod
+    def dims(self) -> int:
+        """Dimensions of a window's steps."""
+
     @abstractmethod
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
@@ -88,13 +98,16 @@ class PlanWindows(Windows):
         still = normalizer.normalize(torch.zeros(states.shape[1]))
         self._still = still[VELOCITY].to(device)
 
+    @property
+    def dims(self) -> int:
+        """Dimensions of a state."""
+        return self.states.shape[1]
+
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
-        start = self._starts[index]
-        rows = start[:, None] + self._offsets
-        last = self._last[start][:, None]
-        x0 = self.states[torch.minimum(rows, last)]
-        beyond = (rows > last)[..., None]
+        rows = self.rows(index)
+        x0 = self.states[rows]
+        beyond = (rows < self._starts[index][:, None] + self._offsets)[..., None]
         x0[..., VELOCITY] = torch.where(beyond, self._still, x0[..., VELOCITY])
         return x0, torch.cat([x0[:, 0], x0[:, -1]], dim=1)
 
@@ -119,9 +132,23 @@ class ActionWindows(Windows):
         self._first = torch.tensor(first, device=device)
         self._past = torch.arange(1 - config.history, 1, device=device)
 
+    @property
+    def dims(self) -> int:
+        """Dimensions of an action."""
+        return self.actions.shape[1]
+
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
         start = self._starts[index][:, None]
-        x0 = self.actions[torch.minimum(start + self._offsets, self._last[start])]
+        x0 = self.actions[self.rows(index)]
         cond = self.observations[torch.maximum(start + self._past, self._first[start])]
         return x0, cond.flatten(1)
+
+
+def make_windows(
+    data: FlatDataset, config: WindowConfig, normalizers: Normalizers, device: torch.device
+) -> Windows:
+    """Windows of states for mazes, of actions for all other tasks."""
+    if data.name.task.domain == "maze2d":
+        return PlanWindows(data, config, normalizers.observations, device)
+    return ActionWindows(data, config, normalizers, device)

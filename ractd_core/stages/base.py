@@ -26,6 +26,10 @@ class StageModule(nn.Module):
     def after_step(self) -> None:
         """Nothing follows an update."""
 
+    def collapsed(self, metrics: dict[str, float]) -> str | None:
+        """Nothing but a loss that is not finite ends training."""
+        return None
+
     def result(self, network: nn.Module, normalizers: Normalizers) -> Model:
         """The finished stage around ``network``, usually the trainer's average."""
         return Model(network, normalizers, self.about)

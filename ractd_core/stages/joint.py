@@ -16,7 +16,7 @@ from ractd_core.draws import Draws
 from ractd_core.losses import Info
 from ractd_core.stages.base import StageModule
 from ractd_core.stages.model import Model
-from ractd_core.stages.reward import reward_stage
+from ractd_core.stages.reward import RewardStage
 from ractd_core.stages.student import StudentStage
 from ractd_core.stages.teacher import TeacherStage
 
@@ -46,17 +46,19 @@ class JointStage(StageModule):
         self.seed = recipe.student.seed
 
         as_reward = about | {"kind": "reward"}
-        self.reward = reward_stage(recipe.reward, data, normalizers, as_reward, device)
-        reward = _frozen(self.reward, normalizers)
+        self.reward = RewardStage(
+            recipe.reward, recipe.window, data, normalizers, as_reward, device
+        )
+        reward = _frozen(self.reward.network["model"], normalizers, self.reward.about)
         value = reward.network if recipe.teacher.reward_weight else None
         as_teacher = about | {"kind": "teacher"}
         self.teacher = TeacherStage(recipe.teacher, windows, as_teacher, value)
-        teacher = _frozen(self.teacher, normalizers)
+        teacher = _frozen(self.teacher.network, normalizers, self.teacher.about)
         self.student = StudentStage(recipe.student, windows, teacher, reward, about)
 
         self._followed = (
             (teacher.network, self.teacher.network),
-            (reward.network, self.reward.network),
+            (reward.network, self.reward.network["model"]),
         )
         parts = {"teacher": self.teacher, "reward": self.reward, "student": self.student}
         self.network = nn.ModuleDict({name: part.network for name, part in parts.items()})
@@ -86,6 +88,10 @@ class JointStage(StageModule):
             **{f"{name}_loss": part.detach() for name, part in parts.items()},
         }
 
+    def collapsed(self, metrics: dict[str, float]) -> str | None:
+        """Why the student's training has failed."""
+        return self.student.collapsed(metrics)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """The student's next targets are the teacher's and the reward model's of now."""
@@ -99,7 +105,6 @@ class JointStage(StageModule):
         return Model(network["student"], normalizers, self.about)
 
 
-def _frozen(stage: StageModule, normalizers: Normalizers) -> Model:
-    """A copy of the stage's network that no loss moves."""
-    network = copy.deepcopy(stage.network).eval().requires_grad_(False)
-    return Model(network, normalizers, stage.about)
+def _frozen(network: nn.Module, normalizers: Normalizers, about: dict[str, Any]) -> Model:
+    """A copy of ``network`` that no loss moves."""
+    return Model(copy.deepcopy(network).eval().requires_grad_(False), normalizers, about)

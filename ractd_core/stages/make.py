@@ -11,14 +11,14 @@ from ractd_core.checkpoint import CheckpointError
 from ractd_core.config import Recipe
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.normalizer import Normalizers
-from ractd_core.data.windows import ActionWindows, PlanWindows, Windows
+from ractd_core.data.windows import make_windows
 from ractd_core.draws import generator
 from ractd_core.files import STAGE_SCHEMA
 from ractd_core.stages.base import StageModule
 from ractd_core.stages.joint import JointStage
 from ractd_core.stages.model import KINDS, Model, differences, load_model
 from ractd_core.stages.regression import RegressionStage
-from ractd_core.stages.reward import reward_stage
+from ractd_core.stages.reward import RewardStage
 from ractd_core.stages.student import StudentStage
 from ractd_core.stages.teacher import TeacherStage
 
@@ -59,15 +59,11 @@ def make_stage(
         "action_dims": int(data.actions.shape[1]),
     }
     if kind == "reward":
-        return reward_stage(recipe.reward, data, normalizers, about, device), normalizers
+        stage = RewardStage(recipe.reward, recipe.window, data, normalizers, about, device)
+        return stage, normalizers
 
-    windows: Windows
-    if about["modelled"] == "states":
-        windows = PlanWindows(data, recipe.window, normalizers.observations, device)
-        about["context"] = 2
-    else:
-        windows = ActionWindows(data, recipe.window, normalizers, device)
-        about["context"] = recipe.window.history
+    windows = make_windows(data, recipe.window, normalizers, device)
+    about["context"] = 2 if about["modelled"] == "states" else recipe.window.history
     about["horizon"] = recipe.window.horizon
     network = recipe.regression.network if kind == "regression" else recipe.teacher.network
     about["network"] = network.model_dump(mode="json")

@@ -25,7 +25,7 @@ from ractd_core.data.normalizer import Normalizers
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.files import STAGE_SCHEMA
 from ractd_core.models.unet import TemporalUNet
-from ractd_core.models.value import ValueMLP
+from ractd_core.models.value import RewardModel
 
 KINDS = ("teacher", "reward", "student", "regression")
 
@@ -49,14 +49,14 @@ def build_network(about: dict[str, Any], dropout: float = 0.0) -> nn.Module:
     """An untrained network of the kind and shape that ``about`` describes.
 
     ``about`` has ``kind``, ``modelled`` (states or actions), ``observation_dims`` and
-    ``action_dims``; the reward model ``widths``, the others ``context`` (how many observations
-    condition a window), ``network`` (a :class:`UNetConfig`) and, but for the regression, ``noise``
-    (a :class:`NoiseConfig`).
+    ``action_dims``; the reward model ``network`` (mlp or conv), ``widths`` and ``members``, the
+    others ``context`` (how many observations condition a window), ``network`` (a
+    :class:`UNetConfig`) and, but for the regression, ``noise`` (a :class:`NoiseConfig`).
     """
     dims = window_dims(about)
     if about["kind"] == "reward":
         beside = about["observation_dims"] if about["modelled"] == "actions" else 0
-        return ValueMLP(dims + beside, about["widths"])
+        return RewardModel(dims + beside, about["network"], about["widths"], about["members"])
     unet = TemporalUNet(
         dims,
         about["context"] * about["observation_dims"],

@@ -11,18 +11,33 @@ from torch import Tensor, nn
 from ractd_core.diffusion.samplers import Gradient
 from ractd_core.draws import Draws
 from ractd_core.losses import RewardLoss, action_reward_loss, plan_reward_loss
+from ractd_core.models.value import RewardModel
 
 
 def make_reward_loss(
-    about: dict[str, Any], value: nn.Module, reward_states: int | None
+    about: dict[str, Any],
+    model: nn.Module,
+    reward_states: int | None,
+    *,
+    pessimism: float = 0.0,
+    unit: float = 1.0,
 ) -> RewardLoss:
     """The reward term for windows of ``about``: of a plan's states, or of the action executed.
 
-    ``reward_states`` states of each plan are drawn, null scores them all.
+    R is the mean of the ``model``'s members less ``pessimism`` of their standard deviations, in
+    multiples of ``unit``. ``reward_states`` states of each plan are drawn, null scores them all,
+    and so does a model that reads whole windows.
     """
+    assert isinstance(model, RewardModel)
+
+    def value(x: Tensor) -> Tensor:
+        return model.lower(x, pessimism) / unit
+
     if about["modelled"] == "states":
-        return partial(plan_reward_loss, value, states=reward_states)
-    return partial(action_reward_loss, value, observation_dims=about["observation_dims"])
+        return partial(plan_reward_loss, value, states=None if model.whole else reward_states)
+    return partial(
+        action_reward_loss, value, observation_dims=about["observation_dims"], whole=model.whole
+    )
 
 
 def reward_gradient(about: dict[str, Any], value: nn.Module) -> Gradient:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ractd_core.config import StudentConfig
 from ractd_core.data.windows import Windows
@@ -17,6 +18,25 @@ from ractd_core.models.unet import load_teacher
 from ractd_core.stages.base import StageModule
 from ractd_core.stages.model import Model, build_network
 from ractd_core.stages.reward_term import make_reward_loss
+
+_SMALLEST = 1e-6
+"""Divisors are no smaller."""
+
+
+class _First(nn.Module):
+    """The first loss that is reported to it, which a checkpoint remembers."""
+
+    loss: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("loss", torch.tensor(math.nan))
+
+    def note(self, loss: float) -> float:
+        """``loss`` if it is the first one, else that one."""
+        if self.loss.isnan():
+            self.loss.fill_(loss)
+        return float(self.loss)
 
 
 class StudentStage(StageModule):
@@ -40,7 +60,23 @@ class StudentStage(StageModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
-        self.reward_loss = make_reward_loss(about, self.value, config.reward_states)
+        # A reward model that trains beside the student has not been measured.
+        measured = reward.about.get("measured", {})
+        unit = 1.0
+        if config.reward_scale == "gradient":
+            if not measured:
+                raise ValueError(
+                    "student.reward_scale gradient needs a reward model that is trained before the "
+                    "student; set it to none for joint training"
+                )
+            unit = max(measured["gradient"], _SMALLEST)
+        self.reward_loss = make_reward_loss(
+            about, self.value, config.reward_states, pessimism=config.pessimism, unit=unit
+        )
+        # What one standard deviation of R over the data makes in the reward loss.
+        summed = about["horizon"] if about["modelled"] == "states" else 1
+        self._spread = summed * max(measured.get("spread", 1.0), _SMALLEST) / unit
+        self.memory["first"] = _First()
 
     def train(self, mode: bool = True) -> StudentStage:
         """Only the student trains: target, teacher and reward model stay in eval mode."""
@@ -53,9 +89,34 @@ class StudentStage(StageModule):
         """The student's loss on one batch."""
         x0, cond = self.windows.sample(draws)
         assert isinstance(self.teacher, Denoiser)
-        return student_loss(
+        loss, info = student_loss(
             self.network, self.target, self.teacher, self.reward_loss, x0, cond, draws, self.config
         )
+        if "gain" in info:
+            info["gain"] = info["gain"] / self._spread
+        return loss, info
+
+    def collapsed(self, metrics: dict[str, float]) -> str | None:
+        """Why this is the end of training, judged by the means since the last report."""
+        limits = self.config.collapse
+        first = cast(_First, self.memory["first"]).note(metrics["dsm"])
+        reasons = []
+        if limits.saturation is not None and metrics.get("saturated", 0.0) > limits.saturation:
+            reasons.append(
+                f"{metrics['saturated']:.0%} of what it predicts lies beyond the data's range "
+                f"(limit {limits.saturation:.0%})"
+            )
+        if limits.gain is not None and metrics.get("gain", 0.0) > limits.gain:
+            reasons.append(
+                f"the reward model prefers its windows to the data's by {metrics['gain']:.1f} "
+                f"standard deviations (limit {limits.gain:g})"
+            )
+        if limits.loss is not None and metrics["dsm"] > limits.loss * first > 0:
+            reasons.append(
+                f"the DSM loss is {metrics['dsm']:.3g}, at first {first:.3g} (limit "
+                f"{limits.loss:g} times)"
+            )
+        return "; ".join(reasons) or None
 
     @torch.no_grad()
     def after_step(self) -> None:
