@@ -267,11 +267,12 @@ class PolicyConfig(Config):
 
     ``executed_actions`` of each window of actions are executed before the next is planned; a maze's
     plan is made once, and is executed whole. ``guidance`` (:class:`Sampling`) is that of guided
-    teachers.
+    teachers; its default, which is also Diffuser's scale, helps a little on maze2d-umaze, where 0.3
+    hurts and 1 halves the score.
     """
 
     executed_actions: Positive = 1
-    guidance: NonNegative = 1.0
+    guidance: NonNegative = 0.1
 
 
 class Recipe(Config):

@@ -1,7 +1,7 @@
 """The final rows of a task: the best trial and its comparisons, on episode seeds never used before.
 
 Rows are ``ractd`` (the best trial's student), ``teacher`` (its teacher by Heun over the whole
-grid), ``ctd`` (the same student without reward) and ``ctm`` (nor denoising). Where the reward
+grid), ``ctd`` (the same student without any reward) and ``ctm`` (nor denoising). Where the reward
 belongs is asked by ``teacher-guided`` (the teacher, pulled by the reward model's gradient as it
 samples), ``reward-in-teacher`` (the teacher trained with the winner's reward weight, the student
 without) and ``reward-in-both``; ``joint`` is the winner's recipe with all its stages trained at
@@ -156,7 +156,7 @@ def _model(plan: TrialPlan, best: Record, method: str) -> _RowModel:
     if method == "ractd":
         path = context.folder.trials.folder(best["key"]) / MODEL
         return _RowModel(path, {key: best[key] for key in taken}, {})
-    values = _changes(method, plan.recipe)
+    values = changes(method, plan.recipe)
     recipe = apply(plan.recipe, values)
     kind = stage_of(method)
     request = context.request(kind, recipe)
@@ -174,16 +174,19 @@ def _model(plan: TrialPlan, best: Record, method: str) -> _RowModel:
     return _RowModel(path, {key: manifest[key] for key in taken}, own)
 
 
-def _changes(method: str, recipe: Recipe) -> dict[str, Scalar]:
+def changes(method: str, recipe: Recipe) -> dict[str, Scalar]:
     """What the student of ``method`` is trained with otherwise than the winner."""
     weight = recipe.student.reward_weight
-    changes: dict[str, dict[str, Scalar]] = {
-        "ctd": {"student.reward_weight": 0.0},
-        "ctm": {"student.reward_weight": 0.0, "student.dsm_weight": 0.0},
+    unrewarded: dict[str, Scalar] = {"student.reward_weight": 0.0}
+    if recipe.teacher.reward_weight:
+        unrewarded["teacher.reward_weight"] = 0.0
+    by_method: dict[str, dict[str, Scalar]] = {
+        "ctd": unrewarded,
+        "ctm": {**unrewarded, "student.dsm_weight": 0.0},
         "reward-in-teacher": {"student.reward_weight": 0.0, "teacher.reward_weight": weight},
         "reward-in-both": {"teacher.reward_weight": weight},
     }
-    return changes.get(method, {})
+    return by_method.get(method, {})
 
 
 def _build(context: TaskContext, kind: str, recipe: Recipe) -> tuple[Path, dict[str, Any]]:

@@ -109,6 +109,38 @@ def test_every_trial_finds_its_stages_among_those_built(
     assert built == wanted
 
 
+REWARDED = {"recipe": {"teacher": {"reward_weight": 0.1}}}
+
+
+@pytest.mark.parametrize(
+    ("weights", "changes"), [([0.1], REWARDED), ([0.0, 0.1], {})], ids=["recipe", "searched"]
+)
+def test_a_rewarded_teacher_is_built_for_every_reward_model(
+    weights: list[float], changes: dict[str, Any]
+) -> None:
+    searched = {"teacher.reward_weight": {"choices": weights}} if len(weights) > 1 else {}
+    discounts = [0.9, 0.99]
+    here = context({"reward.discount": {"choices": discounts}, **searched}, **changes)
+    rewards, teachers = (stage_requests(here, kind) for kind in ("reward", "teacher"))
+    # Without a reward in it, a teacher is one for all.
+    assert len(teachers) == len(weights) * 2 - (0.0 in weights)
+    named = {name for teacher in teachers for name in teacher.parents.values()}
+    assert named == {reward.name for reward in rewards}
+    wanted = {
+        here.trial({"reward.discount": discount, "teacher.reward_weight": weight}).student.parents[
+            "teacher"
+        ]
+        for discount in discounts
+        for weight in weights
+    }
+    assert {teacher.name for teacher in teachers} == wanted
+
+
+def test_a_rewarded_teacher_is_left_to_the_trials_if_its_reward_model_is() -> None:
+    assert stage_requests(context({"reward.optim.lr": RANGE}, **REWARDED), "teacher") == []
+    assert len(stage_requests(context({"reward.optim.lr": RANGE}), "teacher")) == 1
+
+
 def test_tasks_do_not_share_stages() -> None:
     one = context({"sigma": RANGE})
     other = dataclasses.replace(

@@ -24,10 +24,11 @@ from ractd_core.policy import Planner, make_policy
 from ractd_core.tasks import DatasetName
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
-from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
+from sweeps.finals import RowsFailedError, changes, evaluate_rows, missing, wanted, winner
 from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
+from sweeps.search_space import apply
 from sweeps.spec import FINAL_SEED, SELECTION_SEED, load_spec
 from sweeps.stage_store import MODEL
 from sweeps.trial import (
@@ -580,3 +581,26 @@ def test_rows_execute_as_many_actions_as_the_winner_was_chosen_with(
     expected = evaluate(policy, context.dataset, range(FINAL_SEED, FINAL_SEED + 2))
     row = context.folder.rows.get(wanted(context, best)["ractd"]) or {}
     assert row["evaluation"]["score"] == expected.score
+
+
+def test_rows_without_reward_have_none_in_their_teacher_either(tiny: Spec, tmp_path: Path) -> None:
+    rewarded = TINY["recipe"] | {"teacher": TINY["recipe"]["teacher"] | {"reward_weight": 0.5}}
+    context = open_context(tiny, tmp_path / "storage", recipe=rewarded)
+    recipe = plan_at(context, 1e-3).recipe
+    found = {
+        method: (
+            changed.student.reward_weight,
+            changed.student.dsm_weight,
+            changed.teacher.reward_weight,
+        )
+        for method in ("ctm", "ctd", "reward-in-teacher", "reward-in-both", "joint", "teacher")
+        for changed in [apply(recipe, changes(method, recipe))]
+    }
+    assert found == {
+        "ctm": (0.0, 0.0, 0.0),
+        "ctd": (0.0, 1.0, 0.0),
+        "reward-in-teacher": (0.0, 1.0, 1e-3),
+        "reward-in-both": (1e-3, 1.0, 1e-3),
+        "joint": (1e-3, 1.0, 0.5),
+        "teacher": (1e-3, 1.0, 0.5),
+    }

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis import methods
 from ractd_core.config import Sampling
 from sweeps.rows import parse_row
 from sweeps.spec import SpecError, SweepSpec, dump_spec, parse_spec
@@ -50,6 +51,10 @@ def valid(draw: st.DrawFn) -> tuple[str, Sampling]:
         return method, Sampling(calls=calls)
     sampler = draw(st.sampled_from(SAMPLERS))
     return method, Sampling(method=sampler, calls=2 * calls if sampler == "heun" else calls)
+
+
+def test_the_report_knows_every_method() -> None:
+    assert set(METHODS) == set(methods.METHODS)
 
 
 @given(valid())
