@@ -78,7 +78,7 @@ class Planner:
         if isinstance(self.network, Denoiser):
             self._teach(self.network.noise)
         elif isinstance(self.network, ConsistencyTrajectory):
-            self._sigmas = grid(self.network.noise, device, self.calls + 1)[:-1]
+            self._levels = grid(self.network.noise, bins=self.calls + 1)[:-1].tolist()
         elif self.calls > 1:
             raise ValueError(f"a regression takes one call, found calls {self.calls}")
         stochastic = self.sampling.method == "ddpm" or not isinstance(self.network, Denoiser)
@@ -108,12 +108,16 @@ class Planner:
         the last ones before an action, oldest first. ``z`` (batch, draws, horizon, dims) is
         standard normal: the sampler's start and what it adds on the way.
         """
+        return self.windows(observations, z)
+
+    def windows(self, observations: Tensor, z: Tensor) -> Tensor:
+        """As :meth:`plan`, in the caller's mode: what a graph is traced from."""
         cond = self.normalizers.observations.normalize(observations).flatten(1)
         first, *later = z.unbind(1)
         network, method = self.network, self.sampling.method
         if isinstance(network, ConsistencyTrajectory):
             start = initial_noise(network.noise, first)
-            x = sample_steps(network, start, cond, self._sigmas, later)
+            x = sample_steps(network, start, cond, self._levels, later)
         elif isinstance(network, Denoiser):
             start = initial_noise(network.noise, first)
             if method == "ddpm":
