@@ -72,7 +72,7 @@ class Planner:
         self.observation_dims: int = model.about["observation_dims"]
         self.dims = window_dims(model.about)
         self.device = device
-        self._output = getattr(self.normalizers, _NORMALIZER[self.modelled])
+        self.output = getattr(self.normalizers, _NORMALIZER[self.modelled])
         self.sampling = sampling or Sampling()
         self.calls = self.sampling.calls or 1
         if isinstance(self.network, Denoiser):
@@ -128,7 +128,7 @@ class Planner:
         else:
             nothing = torch.zeros_like(first)
             x = network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
-        return self._output.unnormalize(x)
+        return self.output.unnormalize(x)
 
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
         """Noise (count, draws, horizon, dims) of an episode's windows numbered from ``first``.

@@ -12,6 +12,7 @@ from cluster import Job, JobState, LocalBackend
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
+from sweeps.cli_export import export
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
@@ -32,6 +33,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 
 app.command()(tasks)
 app.command()(evaluate)
+app.command()(export)
 
 
 @sweep_app.command("run")
