@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster import Job, JobState, LocalBackend
+from sweeps.cli_bench import bench_app
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
@@ -24,6 +25,7 @@ app = typer.Typer(
 sweep_app = typer.Typer(no_args_is_help=True, help="Run, resume and watch sweeps.")
 app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(bench_app, name="bench")
 
 Storage = Annotated[
     str | None, typer.Option(help="Folder of stages and sweeps; default RACTD_HOME/storage.")
