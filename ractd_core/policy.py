@@ -79,14 +79,14 @@ class Planner:
         self.observation_dims: int = model.about["observation_dims"]
         self.dims = window_dims(model.about)
         self.device = device
-        self._output = getattr(self.normalizers, _NORMALIZER[self.modelled])
+        self.output = getattr(self.normalizers, _NORMALIZER[self.modelled])
         self.sampling = sampling or Sampling()
         self.calls = self.sampling.calls or 1
         self.gradients = 0
         if isinstance(self.network, Denoiser):
             self._teach(self.network.noise)
         elif isinstance(self.network, ConsistencyTrajectory):
-            self._sigmas = grid(self.network.noise, device, self.calls + 1)[:-1]
+            self._levels = grid(self.network.noise, bins=self.calls + 1)[:-1].tolist()
         elif self.calls > 1:
             raise ValueError(f"a regression takes one call, found calls {self.calls}")
         stochastic = self.sampling.method == "ddpm" or not isinstance(self.network, Denoiser)
@@ -146,12 +146,16 @@ class Planner:
         the last ones before an action, oldest first. ``z`` (batch, draws, horizon, dims) is
         standard normal: the sampler's start and what it adds on the way.
         """
+        return self.windows(observations, z)
+
+    def windows(self, observations: Tensor, z: Tensor) -> Tensor:
+        """As :meth:`plan`, in the caller's mode: what a graph is traced from."""
         cond = self.normalizers.observations.normalize(observations).flatten(1)
         first, *later = z.unbind(1)
         network, denoise, method = self.network, self._denoise, self.sampling.method
         if isinstance(network, ConsistencyTrajectory):
             start = initial_noise(network.noise, first)
-            x = sample_steps(network, start, cond, self._sigmas, later)
+            x = sample_steps(network, start, cond, self._levels, later)
         elif isinstance(network, Denoiser):
             start = initial_noise(network.noise, first)
             if method == "ddpm":
@@ -162,7 +166,7 @@ class Planner:
         else:
             nothing = torch.zeros_like(first)
             x = network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
-        return self._output.unnormalize(x)
+        return self.output.unnormalize(x)
 
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:
         """Noise (count, draws, horizon, dims) of an episode's windows numbered from ``first``.

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from cluster import Job, JobState, LocalBackend
+from sweeps.cli_bench import bench_app
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
+from sweeps.cli_export import export
 from sweeps.cli_recipe import recipe
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
@@ -24,6 +26,7 @@ app = typer.Typer(
 sweep_app = typer.Typer(no_args_is_help=True, help="Run, resume and watch sweeps.")
 app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(bench_app, name="bench")
 
 Storage = Annotated[
     str | None, typer.Option(help="Folder of stages and sweeps; default RACTD_HOME/storage.")
@@ -34,6 +37,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 app.command()(tasks)
 app.command()(recipe)
 app.command()(evaluate)
+app.command()(export)
 
 
 @sweep_app.command("run")

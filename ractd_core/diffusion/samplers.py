@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -140,7 +141,11 @@ def sample_ancestral(
 
 
 def sample_steps(
-    student: ConsistencyTrajectory, x: Tensor, cond: Tensor, sigmas: Tensor, z: Sequence[Tensor]
+    student: ConsistencyTrajectory,
+    x: Tensor,
+    cond: Tensor,
+    sigmas: Sequence[float],
+    z: Sequence[Tensor],
 ) -> Tensor:
     """Jump to clean data from each of ``sigmas`` (calls,) in turn: as many network calls.
 
@@ -149,12 +154,16 @@ def sample_steps(
     shape. Plans are clamped to the normalized data's range. Raises ValueError if ``sigmas`` do not
     fall.
     """
-    if (sigmas.diff() >= 0).any():
-        raise ValueError(f"noise levels must fall from call to call, found {sigmas.tolist()}")
-    plan = student.to_data(x, sigmas[0].expand(len(x)), cond).clamp(-1.0, 1.0)
+    if any(s >= t for t, s in itertools.pairwise(sigmas)):
+        raise ValueError(f"noise levels must fall from call to call, found {list(sigmas)}")
+
+    def jump(x: Tensor, t: float) -> Tensor:
+        # x.shape[0], not len(x), which would fix the batch size of an exported graph.
+        return student.to_data(x, x.new_full((x.shape[0],), t), cond).clamp(-1.0, 1.0)
+
+    plan = jump(x, sigmas[0])
     for t, fresh in zip(sigmas[1:], z, strict=True):
         # At sigma_min itself, rounding can leave less than 0.
-        added = (t**2 - student.noise.sigma_min**2).clamp(min=0).sqrt()
-        x = plan + added * fresh
-        plan = student.to_data(x, t.expand(len(x)), cond).clamp(-1.0, 1.0)
+        added = math.sqrt(max(0.0, t**2 - student.noise.sigma_min**2))
+        plan = jump(plan + added * fresh, t)
     return plan

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 import torch
 
+from ractd_core.bench import time_evaluation
 from ractd_core.config import Recipe, WindowConfig
 from ractd_core.data.collect_maze2d import collect_maze2d
 from ractd_core.data.d4rl_files import read_rows
@@ -29,8 +30,7 @@ from ractd_core.data.rows import from_rows
 from ractd_core.data.store import load
 from ractd_core.data.windows import ActionWindows
 from ractd_core.envs import Maze2d
-from ractd_core.evaluate import evaluate
-from ractd_core.policy import LANES, Planner, RecedingHorizon
+from ractd_core.policy import Planner
 from ractd_core.stages import make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Trainer
@@ -141,26 +141,13 @@ def bench_evaluation(data: FlatDataset, folder: Path, episodes: int, steps: int)
         models[kind] = folder / f"{kind}.safetensors"
         stage.result(trainer.ema, normalizers).save(models[kind])
     planner = Planner.load(models["student"], cpu)
-    seeds = range(episodes)
-    policy = RecedingHorizon(planner)
-    name = parse_dataset_name("local/hopper-medium-v2")
-    evaluate(policy, name, seeds)
-
-    start = time.perf_counter()
-    together = evaluate(policy, name, seeds)
-    batched = time.perf_counter() - start
-    start = time.perf_counter()
-    apart = evaluate(policy, name, seeds, batch=1)
-    same_arithmetic = time.perf_counter() - start
-    alone = RecedingHorizon(planner, lanes=1)
-    plain = seconds(lambda: evaluate(alone, name, seeds))
-    same = np.array_equal(together.returns, apart.returns)
+    times = time_evaluation(planner, parse_dataset_name("local/hopper-medium-v2"), episodes)
     print(
-        f"{episodes} Hopper episodes ({together.lengths.sum():,} steps), {LANES} at once: "
-        f"{batched:.1f} s, score {together.score:.1f}\n"
-        f"  one at a time: {same_arithmetic:.1f} s ({same_arithmetic / batched:.1f} x), "
-        f"{'the same returns' if same else 'OTHER RETURNS'}\n"
-        f"  one at a time by calls of one row: {plain:.1f} s ({plain / batched:.1f} x)"
+        f"{episodes} Hopper episodes ({times.steps:,} steps), {times.lanes} at once: "
+        f"{times.batched_s:.1f} s, score {times.score:.1f}\n"
+        f"  one at a time: {times.apart_s:.1f} s ({times.apart_ratio:.1f} x), "
+        f"{'the same returns' if times.same_returns else 'OTHER RETURNS'}\n"
+        f"  one at a time by calls of one row: {times.single_s:.1f} s ({times.single_ratio:.1f} x)"
     )
 
 

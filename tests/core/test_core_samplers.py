@@ -174,7 +174,7 @@ def test_one_step_sampling_is_one_call_at_sigma_max_to_sigma_min() -> None:
 
     student = ConsistencyTrajectory(Big(), NoiseConfig())
     x = torch.zeros(3, 4, 2)
-    out = sample_steps(student, x, torch.zeros(3, 0), torch.tensor([80.0]), [])
+    out = sample_steps(student, x, torch.zeros(3, 0), [80.0], [])
     assert len(calls) == 1
     t, stop = calls[0]
     torch.testing.assert_close(t, torch.full((3,), 250 * math.log(80)))
@@ -387,7 +387,7 @@ class Perfect(ConsistencyTrajectory):
 def test_a_perfect_student_samples_the_data_in_any_number_of_calls(calls: int) -> None:
     noise = NoiseConfig()
     student = Perfect(noise)
-    sigmas = grid(noise, bins=calls + 1)[:-1].double()
+    sigmas = grid(noise, bins=calls + 1)[:-1].tolist()
     first, *z = one_at_a_time(calls)
     # One at a time, no draw is so large that a plan would be clamped.
     spread = math.sqrt(0.15**2 + 80**2)
@@ -395,13 +395,13 @@ def test_a_perfect_student_samples_the_data_in_any_number_of_calls(calls: int) -
     mean, std = moments(x.flatten(), spread / 80)
     assert mean == pytest.approx(0.1, abs=1e-9)
     assert std == pytest.approx(math.sqrt(0.15**2 + 0.02**2), rel=1e-6)
-    assert [(t, s) for _, t, s in student.calls] == [(float(t), 0.02) for t in sigmas]
+    assert [(t, s) for _, t, s in student.calls] == [(t, 0.02) for t in sigmas]
 
 
 def test_the_first_of_several_calls_is_the_only_one_of_one() -> None:
     student = Perfect(NoiseConfig())
     x, z = 80 * normal(4, 2, 1), list(normal(2, 4, 2, 1, seed=1))
-    sigmas = double(80.0, 5.0, 0.5)
+    sigmas = [80.0, 5.0, 0.5]
     plan = sample_steps(student, x, NO_COND, sigmas[:1], [])
     more = sample_steps(student, x, NO_COND, sigmas, z)
     (alone, *_), (first, *_), (second, *_), _ = student.calls
@@ -415,7 +415,7 @@ def test_each_jumps_plan_is_clamped() -> None:
     student = Perfect(NoiseConfig())
     student.data = Gaussian(mean=5.0, std=0.1)
     zeros = [torch.zeros(3, 2, 1)] * 2
-    out = sample_steps(student, torch.zeros(3, 2, 1), NO_COND, torch.tensor([80.0, 9, 1]), zeros)
+    out = sample_steps(student, torch.zeros(3, 2, 1), NO_COND, [80.0, 9, 1], zeros)
     assert torch.equal(out, torch.ones_like(out))
     for x, *_ in student.calls[1:]:
         assert torch.equal(x, torch.ones_like(x))
@@ -426,8 +426,8 @@ def test_a_call_at_the_lowest_level_changes_nothing(sigma_min: float) -> None:
     # Some levels are smaller than the configured ones once they are rounded.
     student = Perfect(NoiseConfig(sigma_min=sigma_min))
     x, z = 80 * torch.randn(5, 2, 1), [torch.randn(5, 2, 1)]
-    plan = sample_steps(student, x, NO_COND, torch.tensor([80.0]), [])
-    more = sample_steps(student, x, NO_COND, torch.tensor([80.0, sigma_min]), z)
+    plan = sample_steps(student, x, NO_COND, [80.0], [])
+    more = sample_steps(student, x, NO_COND, [80.0, sigma_min], z)
     torch.testing.assert_close(more, plan)
 
 
@@ -436,7 +436,7 @@ def test_a_students_noise_levels_must_fall(sigmas: list[float]) -> None:
     student = Perfect(NoiseConfig())
     x = torch.zeros(3, 2, 1)
     with pytest.raises(ValueError, match="must fall from call to call"):
-        sample_steps(student, x, NO_COND, torch.tensor(sigmas), [x] * (len(sigmas) - 1))
+        sample_steps(student, x, NO_COND, sigmas, [x] * (len(sigmas) - 1))
     assert not student.calls
 
 
@@ -444,4 +444,4 @@ def test_a_students_noise_levels_must_fall(sigmas: list[float]) -> None:
 def test_a_student_needs_a_draw_between_any_two_calls(draws: int) -> None:
     x = torch.zeros(3, 2, 1)
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        sample_steps(Perfect(NoiseConfig()), x, NO_COND, torch.tensor([80.0, 1.0]), [x] * draws)
+        sample_steps(Perfect(NoiseConfig()), x, NO_COND, [80.0, 1.0], [x] * draws)

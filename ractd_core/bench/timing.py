@@ -1,8 +1,9 @@
-"""How long one plan takes: the method's selling point, measured."""
+"""Wall-clock times of calls, the work of an accelerator included."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,15 @@ class Latency:
     repetitions: int
 
 
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call, until ``device`` has finished."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
 def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Latency:
     """Time whole plans, from observations to states or actions in data units.
 
@@ -29,12 +39,6 @@ def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Laten
     shape = (batch, planner.draws, planner.horizon, planner.dims)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(planner.device)
     seen = torch.zeros(batch, planner.context, planner.observation_dims, device=planner.device)
-    taken = []
-    for index in range(-3, repetitions):
-        start = time.perf_counter()
-        planner.plan(seen, z)
-        if planner.device.type == "cuda":
-            torch.cuda.synchronize()
-        if index >= 0:
-            taken.append(1000 * (time.perf_counter() - start))
+    calls = range(3 + repetitions)
+    taken = [1000 * seconds_of(lambda: planner.plan(seen, z), planner.device) for _ in calls][3:]
     return Latency(float(np.median(taken)), float(np.percentile(taken, 95)), batch, repetitions)
