@@ -2,12 +2,15 @@
 
 They depend on (seed, step) alone. So a resumed run draws what the uninterrupted one would have
 drawn without any random state being saved, and each of several workers draws the whole batch's
-numbers and keeps its share, so that any number of workers trains on the same batches.
+numbers and keeps its share, so that any number of workers trains on the same batches, undivided or
+in micro-batches.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,17 +44,30 @@ class Draws:
             raise ValueError(
                 f"batch_size {batch} does not divide among {workers} workers; make it a multiple"
             )
+        self._seed, self._step, self._batch, self._device = seed, step, batch, device
         self._generator = generator(seed, step, device)
-        self._batch, self._rank, self._workers = batch, rank, workers
-        self._device = device
+        self._mine = range(batch)[rank::workers]
 
     @property
     def rows(self) -> int:
-        """Rows of the batch that are this worker's."""
-        return self._batch // self._workers
+        """Rows of the batch that are kept here."""
+        return len(self._mine)
+
+    def parts(self, size: int) -> list[Self]:
+        """The same rows in turn, ``size`` at a time and what is left: micro-batches.
+
+        Each part draws from the start, whatever has been drawn here already.
+        """
+        parts = []
+        for start in range(0, self.rows, size):
+            part = copy.copy(self)
+            part._generator = generator(self._seed, self._step, self._device)
+            part._mine = self._mine[start : start + size]
+            parts.append(part)
+        return parts
 
     def _share(self, values: Tensor) -> Tensor:
-        return values[self._rank :: self._workers]
+        return values[self._mine.start : self._mine.stop : self._mine.step]
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, (rows, *shape)."""

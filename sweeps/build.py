@@ -34,6 +34,8 @@ def ensure_stage(
             "parents": {kind: str(store.path(name)) for kind, name in request.parents.items()},
             "folder": str(folder),
             "name": request.name,
+            "micro_batch": resources.micro_batch,
+            "compile": resources.compile,
         }
         run_on_workers(train_stage, payload, resources, scratch)
         rows = read_rows(folder / METRICS)
@@ -67,6 +69,8 @@ def train_stage(payload: Payload, report: Report) -> None:
         device=where,
         checkpoint=folder / "checkpoint.safetensors",
         identity=payload["name"],
+        micro_batch=payload["micro_batch"],
+        compile=payload["compile"],
     )
     clock = time.monotonic()
 

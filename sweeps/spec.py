@@ -135,12 +135,16 @@ class PrunerSpec(Config):
 class StageResources(Config):
     """``workers`` Ray Train workers with ``cpus`` and ``gpus`` each; one runs in its own process.
 
-    They are not part of a stage's key: they do not change its result.
+    ``micro_batch`` rows of a worker's share go through the networks at a time (null: all), and
+    ``compile`` compiles the networks, which pays off in long runs. None of this is part of a
+    stage's key: it does not change its result.
     """
 
     workers: Positive = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegative = 0.0
+    micro_batch: Positive | None = None
+    compile: bool = False
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

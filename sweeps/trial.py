@@ -59,8 +59,10 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
             stage = plan.context.request(kind, plan.recipe)
             # A trial in a process of its own holds its CPUs while it builds: asking for more could
             # wait for ever. Resources do not change a stage's result.
-            student = spec.resources.student
-            own = student if student.workers == 1 else getattr(spec.resources, kind)
+            student, own = spec.resources.student, getattr(spec.resources, kind)
+            if student.workers == 1:
+                held = student.model_dump(include={"workers", "cpus", "gpus"})
+                own = own.model_copy(update=held)
             ensure_stage(plan.context.folder.store, stage, own, scratch)
         run_on_workers(train_student, payload, spec.resources.student, scratch, report)
         if (plan.folder / EPISODES).exists():
@@ -97,6 +99,7 @@ def train_student(payload: Payload, report: Report) -> None:
     """
     plan, where = plan_of(payload), device()
     spec, store = plan.context.spec.evaluation, plan.context.folder.store
+    resources = plan.context.spec.resources.student
     parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
     data = load(plan.context.dataset, plan.context.fingerprint)
     stage, normalizers = make_stage("student", plan.recipe, data, parents, where)
@@ -107,6 +110,8 @@ def train_student(payload: Payload, report: Report) -> None:
         device=where,
         checkpoint=plan.folder / CHECKPOINT,
         identity=plan.key,
+        micro_batch=resources.micro_batch,
+        compile=resources.compile,
     )
     for row in read_rows(plan.folder / CURVE, up_to=trainer.step):
         report(row)

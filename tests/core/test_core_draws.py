@@ -54,6 +54,23 @@ def test_the_shares_of_any_number_of_workers_make_up_the_whole(
             assert torch.equal(together, expected)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 2))
+def test_parts_are_the_rows_in_turn_whatever_was_drawn_before(
+    share: int, size: int, workers: int
+) -> None:
+    for rank in range(workers):
+        draws = Draws(5, 2, workers * share, CPU, rank=rank, workers=workers)
+        whole = sequence(draws)
+        parts = draws.parts(size)
+        assert [part.rows for part in parts] == [
+            min(size, share - start) for start in range(0, share, size)
+        ]
+        drawn = [sequence(part) for part in parts]
+        for index, expected in enumerate(whole):
+            assert torch.equal(torch.cat([part[index] for part in drawn]), expected)
+
+
 def test_numbers_do_not_depend_on_what_was_drawn_before() -> None:
     fresh = sequence(Draws(3, 17, 6, CPU))
     for step in (0, 16, 99):

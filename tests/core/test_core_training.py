@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,154 @@ def test_no_checkpoint_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     Trainer(Line(), OptimConfig(steps=2, batch_size=2), seed=0, device=CPU).run(every=1)
     assert list(tmp_path.iterdir()) == []
+
+
+# Micro-batches, compiled networks, determinism
+
+STUDENT: dict[str, Any] = {
+    "reward_weight": 0.5,
+    "reward_states": 3,
+    "solver_steps": 2,
+    "distance": "squared_pseudo_huber",
+}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("teacher", {}),
+    ("reward", {}),
+    ("regression", {}),
+    ("student", STUDENT),
+    ("student", {**STUDENT, "reward_at": "noise", "target_ema": 0.9}),
+]
+
+
+def staged(
+    kind: str,
+    options: dict[str, Any],
+    tiny: Recipe,
+    data: FlatDataset,
+    models: dict[str, Path],
+    optim: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Trainer:
+    """A trainer of the tiny recipe's stage with ``options``, and ``optim`` in its optimizer's."""
+    table = tiny.model_dump()
+    table[kind] = {**table[kind], **options}
+    table[kind]["optim"] = {**table[kind]["optim"], "batch_size": 24, **(optim or {})}
+    stage, _ = make_stage(kind, Recipe.model_validate(table), data, models, CPU)
+    return Trainer(stage, stage.optim, seed=3, device=CPU, **arguments)
+
+
+def first_gradients(trainer: Trainer) -> tuple[list[Tensor], Metrics]:
+    """What the first update sees, before its gradients are changed: they are not clipped here."""
+    seen: list[Metrics] = []
+    trainer.run(every=1, callback=lambda _, metrics: seen.append(metrics))
+    gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]
+    return gradients, seen[0]
+
+
+@pytest.mark.parametrize("micro_batch", [24, 100, 8, 7, 1])
+@pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=lambda value: str(value))
+def test_micro_batches_give_the_undivided_batchs_gradient(
+    kind: str,
+    options: dict[str, Any],
+    micro_batch: int,
+    tiny: Recipe,
+    umaze_data: FlatDataset,
+    models: dict[str, Path],
+) -> None:
+    once = {"steps": 1, "grad_clip": 1e9}
+    setting = (kind, options, tiny, umaze_data, models, once)
+    whole, whole_metrics = first_gradients(staged(*setting))
+    parts, metrics = first_gradients(staged(*setting, micro_batch=micro_batch))
+    assert whole
+    scale = max(float(gradient.abs().max()) for gradient in whole)
+    for ours, theirs in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
+        assert micro_batch < 24 or torch.equal(ours, theirs)
+    # "unexplained" divides by the variance of the rows at hand: no mean over rows.
+    for key in metrics.keys() - {"unexplained"}:
+        assert metrics[key] == pytest.approx(whole_metrics[key], rel=1e-4, abs=1e-6)
+
+
+def test_a_micro_batch_is_all_that_a_network_sees() -> None:
+    class Counting(Line):
+        def forward(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+            seen.append(draws.rows)
+            return super().forward(draws)
+
+    seen: list[int] = []
+    config = OptimConfig(steps=2, batch_size=10)
+    Trainer(Counting(), config, seed=0, device=CPU, micro_batch=4).run(every=2)
+    assert seen == [4, 4, 2, 4, 4, 2]
+
+
+@pytest.mark.parametrize("micro_batch", [0, -3])
+def test_a_micro_batch_without_rows_is_refused(micro_batch: int) -> None:
+    config = OptimConfig(steps=2, batch_size=10)
+    with pytest.raises(ValueError, match=f"micro_batch {micro_batch} must be at least 1"):
+        Trainer(Line(), config, seed=0, device=CPU, micro_batch=micro_batch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=lambda value: str(value))
+def test_equal_seeds_give_equal_weights_to_the_last_bit(
+    kind: str,
+    options: dict[str, Any],
+    precision: str,
+    tiny: Recipe,
+    umaze_data: FlatDataset,
+    models: dict[str, Path],
+) -> None:
+    dropout = {"dropout": 0.3} if kind in ("teacher", "student") else {}
+    runs = []
+    for noise in range(2):
+        torch.manual_seed(noise)
+        optim = {"steps": 5, "precision": precision}
+        trainer = staged(kind, options | dropout, tiny, umaze_data, models, optim)
+        trainer.run(every=2)
+        runs.append([*weights(trainer.network), *weights(trainer.ema)])
+    assert equal(*runs)
+
+
+# A compiler is looked for where torch looks.
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_networks_train_to_the_same_weights_and_share_checkpoints(
+    tiny: Recipe, umaze_data: FlatDataset, tmp_path: Path
+) -> None:
+    def trainer(name: str, *, compile: bool) -> Trainer:
+        return staged(
+            "teacher", {}, tiny, umaze_data, {}, {"steps": 6},
+            checkpoint=tmp_path / name, identity="run", compile=compile,
+        )  # fmt: skip
+
+    def stop(trainer: Trainer, metrics: Metrics) -> bool:
+        return trainer.step == 3
+
+    trainer("eager", compile=False).run(every=3)
+    trainer("compiled", compile=True).run(every=3, callback=stop)
+    shutil.copy(tmp_path / "compiled", tmp_path / "mixed")
+    trainer("compiled", compile=True).run(every=3)
+    mixed = trainer("mixed", compile=False)
+    assert mixed.step == 3
+    mixed.run(every=3)
+    eager = load_file(tmp_path / "eager")
+    for name in ("compiled", "mixed"):
+        other = load_file(tmp_path / name)
+        assert other.keys() == eager.keys()
+        for key in eager:
+            if not key.startswith("optimizer"):
+                torch.testing.assert_close(other[key], eager[key], rtol=1e-3, atol=2e-4)
+
+
+def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match=r"no-such-compiler cannot be found; install it, name"):
+        Trainer(Line(), OptimConfig(steps=1), seed=0, device=CPU, compile=True)
 
 
 # Divergence

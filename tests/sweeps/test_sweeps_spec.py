@@ -151,6 +151,7 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         put("resources/reward/workers", 5),
         "resources.reward.workers: 5 workers cannot share batch_size 256",
     ),
+    (put("resources/student/micro_batch", 0), "resources.student.micro_batch: "),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import load
+from ractd_core.draws import Draws
 from ractd_core.files import write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
@@ -93,6 +95,32 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
     assert continued["selection"] == record["selection"]
     assert (whole.folder / EPISODES).read_bytes() == (cut.folder / EPISODES).read_bytes()
     assert (whole.folder / MODEL).read_bytes() == (cut.folder / MODEL).read_bytes()
+
+
+def test_every_stage_takes_its_own_micro_batches_and_keeps_its_key(
+    tiny: Spec, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    parts = Draws.parts
+
+    def record(self: Draws, size: int) -> list[Draws]:
+        sizes.append(size)
+        return parts(self, size)
+
+    monkeypatch.setattr(Draws, "parts", record)
+    plain, rows, _ = run(start("plain"))
+    resources = {"teacher": 5, "reward": 7, "student": 3}
+    table = {kind: {"micro_batch": size} for kind, size in resources.items()}
+    spec = load_spec(str(tiny(data={"transitions": 1000}, resources=table)))
+    folder = SweepFolder(tmp_path / "divided", spec.name)
+    folder.freeze(spec)
+    sizes.clear()
+    divided, divided_rows, outcome = run(replace(plain.context, folder=folder, spec=spec))
+    assert outcome is not None
+    assert outcome["status"] == "completed"
+    assert set(sizes) == set(resources.values())
+    assert divided.key == plain.key
+    assert divided_rows[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
 
 
 def test_a_trial_that_is_asked_to_stop_ends_as_pruned_with_the_reason(start: Start) -> None:
