@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from ractd_core.bench.machine import Machine
-from ractd_core.bench.timing import seconds_of
+from ractd_core.bench.timing import calls_within, seconds_of
 from ractd_core.config import Sampling
 from ractd_core.export import Graph, load_onnx, save_onnx, trace
 from ractd_core.policy import Planner
@@ -239,18 +238,9 @@ def _time_batch(
         say(f"batch {batch}: timing, round {turn + 1} of {_ROUNDS}")
         for variant, call in ready:
             with torch.inference_mode():
-                taken[variant.name] += _for_a_while(call, variant.planner.device, seconds / _ROUNDS)
+                taken[variant.name] += calls_within(seconds / _ROUNDS, call, variant.planner.device)
     reference = float(np.median(taken[variants[0].name]))
     return [_row(variant, batch, taken[variant.name], reference, machine) for variant, _ in ready]
-
-
-def _for_a_while(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of each call, of one or as many as begin within ``seconds``."""
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while not taken or time.perf_counter() < end:
-        taken.append(seconds_of(call, device))
-    return taken
 
 
 def _row(

@@ -22,6 +22,7 @@ from ractd_core.bench import (
     untrained_data,
     untrained_models,
 )
+from ractd_core.bench import machine as machine_module
 from ractd_core.bench.machine import Machine
 from ractd_core.config import NoiseConfig, Recipe, Sampling
 from ractd_core.data.normalizer import Normalizers
@@ -77,7 +78,8 @@ def test_work_is_that_of_the_closed_form() -> None:
         assert latency.work(planner) == calls * one_call
 
 
-def test_the_machines_rates_are_numbers_in_their_units() -> None:
+def test_the_machines_rates_are_numbers_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "_SECONDS", 0.0)
     machine = measure_machine(CPU)
     assert finite(machine)
     assert (machine.device, machine.threads) == ("cpu", torch.get_num_threads())
