@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
+from ractd_core.bench import untrained_data, untrained_models
+from ractd_core.config import Recipe
 from ractd_core.tasks import get_task
 from sweeps.spec import SweepSpec
 
@@ -83,7 +85,7 @@ def test_every_command_of_the_how_to_runs_as_typed(
     [spec] = blocks("yaml")
     assert SweepSpec.model_validate(yaml.safe_load(spec)).name == "my-sweep"
     (tmp_path / "my-sweep.yaml").write_text(spec)
-    [own_data] = blocks("python")
+    _, own_data = blocks("python")
     subprocess.run([sys.executable, "-c", own_data], cwd=tmp_path, check=True)
     commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
     assert len(commands) >= 8
@@ -104,3 +106,27 @@ def test_every_command_of_the_how_to_runs_as_typed(
     [imported] = [text for command, text in output.items() if command.startswith("ractd data imp")]
     assert "mylab/hopper-medium-v2: imported, 2,000 transitions in 20 episodes" in imported
     assert (tmp_path / "home/storage/sweeps/my-sweep/report/index.html").is_file()
+
+
+def test_a_policy_is_exported_and_used_as_shown(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(
+        {"window": {"horizon": 8}, "teacher": {"network": {"widths": [8], "patch": 4}}}
+    )
+    data = untrained_data(get_task("hopper-medium-v2"))
+    student = untrained_models(recipe, data, tmp_path)["student"]
+    [command] = re.findall(r"`(ractd export FILE [^`]+)`", README)
+    typed = shlex.split(command.replace("FILE", str(student)))
+    python = [sys.executable, "-m", "sweeps", *typed[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(python, cwd=tmp_path, env=environment, check=True)
+    use_policy, _ = blocks("python")
+    shown = subprocess.run(
+        [sys.executable, "-I", "-c", use_policy],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    action = np.array(shown.stdout.strip("[]\n").split(), dtype=float)
+    assert action.shape == (3,)
+    assert bool((np.abs(action) <= 1).all())

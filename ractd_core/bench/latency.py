@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from ractd_core.bench.machine import Machine
-from ractd_core.bench.timing import seconds_of
+from ractd_core.bench.timing import calls_within, seconds_of
 from ractd_core.config import Sampling
 from ractd_core.export import Graph, load_onnx, save_onnx, trace
 from ractd_core.policy import Planner
@@ -76,6 +77,8 @@ class _Variant:
     name: str
     planner: Planner
     prepare: Prepare
+    flop: int
+    """Of one window."""
 
 
 def time_plans(
@@ -100,11 +103,12 @@ def time_plans(
         planners = _eager(student, teacher, device)
         kind = student.about["kind"]
         one_step = planners[f"{kind}, 1 call"]
-        variants = [_Variant(name, p, _eagerly(p)) for name, p in planners.items()]
+        say("counting operations")
+        variants = [_Variant(name, p, _eagerly(p), work(p)) for name, p in planners.items()]
         say("tracing the graph")
         program = trace(one_step)
         variants += [
-            _Variant(name, one_step, prepare)
+            _Variant(name, one_step, prepare, variants[0].flop)
             for name, prepare in _graphs(kind, program, device, Path(scratch), compiled).items()
         ]
         for batch in BATCHES:
@@ -194,10 +198,10 @@ def _inputs(planner: Planner, batch: int) -> tuple[Tensor, Tensor]:
     return seen, torch.randn(size, device=planner.device)
 
 
-def work(planner: Planner, batch: int) -> int:
-    """Floating-point operations of ``batch`` windows: products and convolutions."""
+def work(planner: Planner) -> int:
+    """Floating-point operations of one window: its products and convolutions, all calls."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        planner.windows(*_inputs(planner, batch))
+        planner.windows(*_inputs(planner, 1))
     return counter.get_total_flops()
 
 
@@ -209,51 +213,45 @@ def _time_batch(
     failed: dict[str, str],
     say: Say,
 ) -> list[LatencyRow]:
-    ready: dict[str, tuple[Planner, Callable[[], object]]] = {}
+    ready: list[tuple[_Variant, Callable[[], object]]] = []
     for variant in variants:
         if variant.name in failed:
             continue
         say(f"batch {batch}: preparing {variant.name}")
         try:
-            call = variant.prepare(*_inputs(variant.planner, batch))
-            with torch.inference_mode():
-                for _ in range(2):
-                    seconds_of(call, variant.planner.device)
+            with warnings.catch_warnings():
+                # Compilers talk to their developers.
+                warnings.simplefilter("ignore")
+                call = variant.prepare(*_inputs(variant.planner, batch))
+                with torch.inference_mode():
+                    for _ in range(2):
+                        seconds_of(call, variant.planner.device)
         except Exception as error:
             # Compilers fail in ways of their own; the others are still worth measuring.
-            failed[variant.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            reason = str(error).partition("\n")[0][:200]
+            failed[variant.name] = f"{type(error).__name__}: {reason}"
             say(f"{variant.name} does not work here: {failed[variant.name]}")
         else:
-            ready[variant.name] = variant.planner, call
-    taken: dict[str, list[float]] = {name: [] for name in ready}
+            ready.append((variant, call))
+    taken: dict[str, list[float]] = {variant.name: [] for variant, _ in ready}
     for turn in range(_ROUNDS):
         say(f"batch {batch}: timing, round {turn + 1} of {_ROUNDS}")
-        for name, (planner, call) in ready.items():
-            spent = 0.0
+        for variant, call in ready:
             with torch.inference_mode():
-                while spent < seconds / _ROUNDS:
-                    taken[name].append(seconds_of(call, planner.device))
-                    spent += taken[name][-1]
+                taken[variant.name] += calls_within(seconds / _ROUNDS, call, variant.planner.device)
     reference = float(np.median(taken[variants[0].name]))
-    return [
-        _row(name, planner, batch, np.array(taken[name]), reference, machine)
-        for name, (planner, _) in ready.items()
-    ]
+    return [_row(variant, batch, taken[variant.name], reference, machine) for variant, _ in ready]
 
 
 def _row(
-    name: str,
-    planner: Planner,
-    batch: int,
-    taken: np.ndarray[tuple[int], np.dtype[np.float64]],
-    reference: float,
-    machine: Machine,
+    variant: _Variant, batch: int, taken: list[float], reference: float, machine: Machine
 ) -> LatencyRow:
-    p50, p95, p99 = np.percentile(taken, [50, 95, 99])
-    flop = work(planner, batch)
+    planner = variant.planner
+    p50, p95, p99 = (float(p) for p in np.percentile(taken, [50, 95, 99]))
+    flop = batch * variant.flop
     streaming = _weights(planner) * planner.calls / (1e9 * machine.bandwidth_gbs)
     return LatencyRow(
-        variant=name,
+        variant=variant.name,
         batch=batch,
         calls=planner.calls,
         repetitions=len(taken),

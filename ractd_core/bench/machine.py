@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ractd_core.bench.timing import seconds_of
+from ractd_core.bench.timing import calls_within
 
-_SIDE = {"cpu": 1024, "cuda": 8192}
+_SIDE = {"cpu": 512, "cuda": 8192}
+"""Large enough for the full rate, and done in milliseconds: others at work interrupt few."""
 _BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Far more than any cache holds."""
-_WARM_UP, _REPETITIONS = 3, 10
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,5 @@ def _products(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _best(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of ten calls after three to warm up."""
-    return min([seconds_of(call, device) for _ in range(_WARM_UP + _REPETITIONS)][_WARM_UP:])
+    """Seconds of the fastest of the calls that fit into two seconds, three at least."""
+    return min(calls_within(_SECONDS, call, device, least=3))

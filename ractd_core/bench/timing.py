@@ -31,6 +31,17 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def calls_within(
+    seconds: float, call: Callable[[], object], device: torch.device, *, least: int = 1
+) -> list[float]:
+    """Seconds of each of the calls that begin within ``seconds``, and of ``least`` at least."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < least or time.perf_counter() < end:
+        taken.append(seconds_of(call, device))
+    return taken
+
+
 def plan_latency(planner: Planner, *, repetitions: int, batch: int = 1) -> Latency:
     """Time whole plans, from observations to states or actions in data units.
 
