@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ractd_core.config import UNetConfig
 from ractd_core.models.conv import Conv1d
+from ractd_core.models.mish import Mish
 
 
 def sinusoid(values: Tensor, dims: int) -> Tensor:
@@ -34,7 +35,7 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             Conv1d(inputs, outputs, config.kernel_size),
             nn.GroupNorm(config.groups, outputs),
-            nn.Mish(),
+            Mish(),
         )
 
 

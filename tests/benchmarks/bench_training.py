@@ -26,6 +26,8 @@ from ractd_core.config import NoiseConfig, StudentConfig, UNetConfig
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws
 from ractd_core.losses import action_reward_loss, student_loss
+from ractd_core.models.conv import Conv1d
+from ractd_core.models.mish import Mish
 from ractd_core.models.unet import TemporalUNet, load_teacher
 from ractd_core.models.value import ValueMLP
 
@@ -35,7 +37,7 @@ HUBER = 0.00054 * (HORIZON * ACTIONS) ** 0.5
 
 
 class Setting:
-    """Networks and a batch; both formulations train ``student``."""
+    """Networks and a batch."""
 
     def __init__(self, widths: tuple[int, ...], batch: int) -> None:
         torch.manual_seed(0)
@@ -48,8 +50,18 @@ class Setting:
         load_teacher(self.student, self.teacher)
         self.target = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.value = ValueMLP(ACTIONS + OBSERVATIONS, [64, 128, 256]).requires_grad_(False)
+        self.released = [plain(net.network) for net in (self.student, self.target, self.teacher)]
         self.x0 = torch.rand(batch, HORIZON, ACTIONS) * 2 - 1
         self.cond = torch.rand(batch, OBSERVATIONS) * 2 - 1
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """A copy with torch's own layers, for the released formulation."""
+    network = copy.deepcopy(network)
+    own: dict[type[nn.Module], type[nn.Module]] = {Conv1d: nn.Conv1d, Mish: nn.Mish}
+    for module in network.modules():
+        module.__class__ = own.get(type(module), type(module))
+    return network
 
 
 # The released formulation: the work of 12 forward passes, whatever a row's times are.
@@ -90,7 +102,7 @@ def released_loss(setting: Setting) -> Tensor:
     Its loop over the rows for s and u is one expression here, and dropout is left out.
     """
     x0, cond, batch = setting.x0, setting.cond, len(setting.x0)
-    student, target = setting.student.network, setting.target.network
+    student, target, teacher = setting.released
     low = torch.full((batch,), LOW)
     b = torch.randint(BINS, (batch,))
     s_bin = b + (torch.rand(batch) * (BINS + 1 - b)).long()
@@ -100,9 +112,9 @@ def released_loss(setting: Setting) -> Tensor:
     x_t = x0 + t[:, None, None] * torch.randn_like(x0)
     with torch.no_grad():
         step = (u - t)[:, None, None]
-        slope = (x_t - scaled(setting.teacher.network, x_t, t, None, cond)) / t[:, None, None]
+        slope = (x_t - scaled(teacher, x_t, t, None, cond)) / t[:, None, None]
         euler = x_t + step * slope
-        there = (euler - scaled(setting.teacher.network, euler, u, None, cond)) / u[:, None, None]
+        there = (euler - scaled(teacher, euler, u, None, cond)) / u[:, None, None]
         x_u = x_t + step * (slope + there) / 2
         expected = jump(target, jump(target, x_u, u, s, cond), s, low, cond)
     reached = jump(target, jump(student, x_t, t, s, cond), s, low, cond)
@@ -158,7 +170,8 @@ def main() -> None:
     }
 
     def step(name: str) -> None:
-        setting.student.zero_grad(set_to_none=True)
+        for network in (setting.student, *setting.released):
+            network.zero_grad(set_to_none=True)
         torch.autograd.backward(variants[name]())
 
     work = {}

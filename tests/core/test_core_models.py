@@ -12,6 +12,7 @@ from torch import nn
 
 from ractd_core.config import UNetConfig
 from ractd_core.models.conv import Conv1d
+from ractd_core.models.mish import Mish
 from ractd_core.models.unet import FiLM, ResidualBlock, TemporalUNet, sinusoid
 from ractd_core.models.value import ValueMLP
 
@@ -213,3 +214,31 @@ def test_a_wide_short_convolution_has_torchs_values_and_gradients(
     for mine, wanted in zip(*results, strict=True):
         scale = float(wanted.abs().max())
         torch.testing.assert_close(mine, wanted, rtol=0, atol=tolerance * scale)
+
+
+def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
+    x = torch.linspace(-40, 40, 4001).bfloat16()
+    exact = x.double().requires_grad_()
+    wanted = exact * exact.exp().log1p().tanh()
+    (slope,) = torch.autograd.grad(wanted.sum(), exact)
+    rounded = x.clone().requires_grad_()
+    found = Mish()(rounded)
+    assert found.dtype == torch.bfloat16
+    (found_slope,) = torch.autograd.grad(found.float().sum(), rounded)
+    # bfloat16 has 8 bits: a few roundings of 2^-8 each.
+    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=1e-6)
+    torch.testing.assert_close(found_slope.double(), slope, rtol=0.02, atol=0.01)
+    single = torch.linspace(-40, 40, 4001)
+    assert torch.equal(Mish()(single), torch.nn.functional.mish(single))
+
+
+def test_autocast_reaches_the_networks_fast_parts() -> None:
+    config = UNetConfig(widths=(256,), patch=2, groups=8, embed_dim=8)
+    block = ResidualBlock(256, 256, 3, config, False, dropout=0.0)
+    seen: list[torch.dtype] = []
+    for module in block.modules():
+        if isinstance(module, Conv1d | Mish):
+            module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        block(torch.randn(2, 256, 4), torch.randn(2, 11), None)
+    assert seen == [torch.bfloat16] * 4
