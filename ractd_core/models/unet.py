@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ractd_core.config import UNetConfig
+from ractd_core.models.conv import Conv1d
+from ractd_core.models.mish import Mish
 
 
 def sinusoid(values: Tensor, dims: int) -> Tensor:
@@ -31,9 +33,9 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, config: UNetConfig) -> None:
         super().__init__(
-            nn.Conv1d(inputs, outputs, config.kernel_size, padding=config.kernel_size // 2),
+            Conv1d(inputs, outputs, config.kernel_size),
             nn.GroupNorm(config.groups, outputs),
-            nn.Mish(),
+            Mish(),
         )
 
 

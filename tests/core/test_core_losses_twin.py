@@ -67,7 +67,8 @@ def scaled(network: Any, x: Tensor, t: float, s: float | None, cond: Tensor) -> 
 
 def huber(a: Tensor, b: Tensor) -> Tensor:
     """The released code's distance: pseudo-Huber of the squared error."""
-    return (((a - b) ** 4 + HUBER**2).sqrt() - HUBER).mean()
+    result: Tensor = (((a - b) ** 4 + HUBER**2).sqrt() - HUBER).mean()
+    return result
 
 
 def levels() -> list[float]:

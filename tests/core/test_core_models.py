@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ractd_core.config import UNetConfig
+from ractd_core.models.conv import Conv1d
+from ractd_core.models.mish import Mish
 from ractd_core.models.unet import FiLM, ResidualBlock, TemporalUNet, sinusoid
 from ractd_core.models.value import ValueMLP
 
@@ -186,3 +188,57 @@ def test_the_reward_model_maps_states_to_numbers(shape: tuple[int, ...]) -> None
 def test_the_released_reward_model_has_its_known_size() -> None:
     # 344 thousand parameters in use, for actions and observations of a Gym task.
     assert 1000 * millions(ValueMLP(14, [64, 128, 256])) == pytest.approx(344, abs=3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_wide_short_convolution_has_torchs_values_and_gradients(
+    length: int, kernel: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    ours = Conv1d(256, 6, kernel)
+    plain = nn.Conv1d(256, 6, kernel, padding=kernel // 2)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 256, length)
+    results = []
+    for conv in (ours, plain):
+        source = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = conv(source)
+        assert out.dtype == dtype
+        (out.float() ** 2).sum().backward()
+        assert conv.bias is not None
+        results.append([out.detach().float(), source.grad, conv.weight.grad, conv.bias.grad])
+    assert "ShortConv" in type(ours(x).grad_fn).__name__
+    for mine, wanted in zip(*results, strict=True):
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=tolerance * scale)
+
+
+def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
+    x = torch.linspace(-40, 40, 4001).bfloat16()
+    exact = x.double().requires_grad_()
+    wanted = exact * exact.exp().log1p().tanh()
+    (slope,) = torch.autograd.grad(wanted.sum(), exact)
+    rounded = x.clone().requires_grad_()
+    found = Mish()(rounded)
+    assert found.dtype == torch.bfloat16
+    (found_slope,) = torch.autograd.grad(found.float().sum(), rounded)
+    # bfloat16 has 8 bits: a few roundings of 2^-8 each.
+    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=1e-6)
+    torch.testing.assert_close(found_slope.double(), slope, rtol=0.02, atol=0.01)
+    single = torch.linspace(-40, 40, 4001)
+    assert torch.equal(Mish()(single), torch.nn.functional.mish(single))
+
+
+def test_autocast_reaches_the_networks_fast_parts() -> None:
+    config = UNetConfig(widths=(256,), patch=2, groups=8, embed_dim=8)
+    block = ResidualBlock(256, 256, 3, config, False, dropout=0.0)
+    seen: list[torch.dtype] = []
+    for module in block.modules():
+        if isinstance(module, Conv1d | Mish):
+            module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        block(torch.randn(2, 256, 4), torch.randn(2, 11), None)
+    assert seen == [torch.bfloat16] * 4

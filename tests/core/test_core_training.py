@@ -217,6 +217,7 @@ def stop_at(step: int) -> Any:
     return callback
 
 
+BF16 = {"steps": 20, "batch_size": 8, "warmup_steps": 4, "precision": "bf16"}
 RESUMES: list[tuple[str, dict[str, Any]]] = [
     ("teacher", {"dropout": 0.3}),
     ("reward", {}),
@@ -224,6 +225,7 @@ RESUMES: list[tuple[str, dict[str, Any]]] = [
     ("student", {"dropout": 0.3, "target_ema": 0.0}),
     ("student", {"dropout": 0.3, "target_ema": 0.9}),
     ("student", {"reward_at": "noise", "solver_steps": 2}),
+    *((kind, {"optim": BF16}) for kind in ("teacher", "reward", "regression", "student")),
 ]
 
 
