@@ -52,7 +52,9 @@ STABLE = {
 }
 
 
-def train(kind: str, recipe: Recipe, data: FlatDataset, parents: dict[str, Path], path: Path) -> Path:
+def train(
+    kind: str, recipe: Recipe, data: FlatDataset, parents: dict[str, Path], path: Path
+) -> Path:
     """The model file of a stage, trained if it is not there."""
     if not path.exists():
         stage, normalizers = make_stage(kind, recipe, data, parents, CPU)
