@@ -1,4 +1,4 @@
-"""Hopper by every row of the table: data, cloning, teacher, CTD, and RACTD at rising reward weights.
+"""Hopper by every row of the table: data, cloning, teacher, CTD, RACTD at rising reward weights.
 
 ``python tests/benchmarks/bench_hopper.py OUT [DATASET ...] [--seeds N]`` trains on datasets that
 ``ractd data`` has stored, three seeds of everything by default, plays 50 episodes of each model on
@@ -83,7 +83,11 @@ def scores(name: DatasetName, seed: int, folder: Path) -> dict[str, float]:
         play("teacher ddim-10", teacher, Sampling(method="ddim", calls=10))
     if "bc" not in done:
         play("bc", train("regression", base, data, {}, folder / "bc.safetensors"))
-    rows = {"ctd": {"student": {"reward_weight": 0.0}}, **PLAIN, **STABLE}
+    rows: dict[str, dict[str, Any]] = {
+        "ctd": {"student": {"reward_weight": 0.0}},
+        **PLAIN,
+        **STABLE,
+    }
     for row, overrides in rows.items():
         if row in done:
             continue
