@@ -1,9 +1,11 @@
 """Hopper by every row of the table: data, cloning, teacher, CTD, RACTD at rising reward weights.
 
-``python tests/benchmarks/bench_hopper.py OUT [DATASET ...] [--seeds N]`` trains on datasets that
-``ractd data`` has stored, three seeds of everything by default, plays 50 episodes of each model on
-seeds that nothing else uses, and prints the table. What lies in OUT is not trained again. About
-five minutes per dataset and seed on one core.
+``python tests/benchmarks/bench_hopper.py OUT [DATASET ...] [--seeds N] [--table T]`` trains on
+datasets that ``ractd data`` has stored, three seeds of everything by default, plays 50 episodes of
+each model on seeds that nothing else uses, and prints a table: ``rows``; ``parts`` takes what
+steadies the reward's pull apart; ``choices`` compares, at one reward weight, where the paper and its
+released code differ. What lies in OUT is not trained or played again. About five minutes per
+dataset and seed on one core.
 """
 
 from __future__ import annotations
@@ -18,88 +20,108 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ractd_core.config import Recipe, Sampling
+from ractd_core.config import Recipe, Sampling, merged
 from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.store import load
 from ractd_core.evaluate import evaluate
 from ractd_core.policy import Planner, make_policy
 from ractd_core.recipes import override, recipe_for
-from ractd_core.stages import make_stage
-from ractd_core.tasks import DatasetName, parse_dataset_name
-from ractd_core.training import DivergedError, Trainer
+from ractd_core.stages import make_stage, parent_kinds
+from ractd_core.tasks import parse_dataset_name
+from ractd_core.training import Trainer
+from sweeps.stage_store import StageRequest
 
 CPU = torch.device("cpu")
 DATASETS = [f"local/hopper-{kind}-v2" for kind in ("medium-replay", "medium", "medium-expert")]
 EPISODES, FIRST_SEED = 50, 2_000_000
 NETWORK = {"widths": [32, 64], "patch": 4}
+# Nothing stops a run here: the table is to show what collapse looks like.
+UNWATCHED = {"saturation": None, "gain": None, "loss": None}
 BASE: dict[str, Any] = {
     "teacher": {"optim": {"steps": 600, "batch_size": 128}, "network": NETWORK},
     "reward": {"optim": {"steps": 1500, "batch_size": 256}},
-    "student": {"optim": {"steps": 150, "batch_size": 128}},
+    "student": {"optim": {"steps": 150, "batch_size": 128}, "collapse": UNWATCHED},
     "regression": {"optim": {"steps": 600, "batch_size": 128}, "network": NETWORK},
 }
-UNWATCHED = {"saturation": None, "gain": None, "loss": None}
-PLAIN = {f"ractd {w:g}": {"student": {"reward_weight": w, "collapse": UNWATCHED}}
-         for w in (0.1, 0.3, 1.0, 2.0)}  # fmt: skip
-STEADY: dict[str, Any] = {
-    "reward": {"members": 5},
-    "student": {"reward_scale": "gradient", "trust_radius": 0.2, "collapse": UNWATCHED},
+LADDER = (0.1, 0.3, 1.0, 2.0, 3.0)
+STABLE = {"reward_scale": "gradient", "trust_radius": 0.2}
+STEADY = {"reward": {"members": 5}, "student": {**STABLE, "reward_weight": 0.1}}
+ROWS: dict[str, dict[str, Any]] = {
+    "ctd": {"student": {"reward_weight": 0.0}},
+    **{f"ractd {w:g}": {"student": {"reward_weight": w}} for w in LADDER},
+    **{
+        f"steady {w:g}": merged(STEADY, {"student": {"reward_weight": w}}) for w in (0.03, 0.1, 1.0)
+    },
 }
-STABLE = {
-    f"stable {w:g}": {**STEADY, "student": {**STEADY["student"], "reward_weight": w}}
-    for w in (0.03, 0.1, 1.0)
+PARTS: dict[str, dict[str, Any]] = {
+    "steady 0.1": STEADY,
+    "one reward model": merged(STEADY, {"reward": {"members": 1}}),
+    "no trust region": merged(STEADY, {"student": {"trust_radius": None}}),
+    "trust region of 0.1": merged(STEADY, {"student": {"trust_radius": 0.1}}),
+    "pessimism 1": merged(STEADY, {"student": {"pessimism": 1.0}}),
+    "advantages over 20 steps": merged(
+        STEADY, {"reward": {"target": "advantage", "advantage_steps": 20}}
+    ),
+}
+CHOICES: dict[str, dict[str, Any]] = {
+    "ractd 1": {"student": {"reward_weight": 1.0}},
+    "reward at pure noise (paper)": {"student": {"reward_at": "noise"}},
+    "convolutional reward (paper)": {"reward": {"network": "conv", "widths": [32, 64, 128, 256]}},
+    "teacher crosses up to 8 bins (paper: any)": {"student": {"solver_steps": 8}},
+    "start at sigma_max (paper)": {"teacher": {"noise": {"init_noise": "sigma_max"}}},
+    "pseudo-Huber (paper)": {"student": {"distance": "pseudo_huber"}},
+    "squared pseudo-Huber (released)": {"student": {"distance": "squared_pseudo_huber"}},
+    "log-normal teacher times (both)": {"teacher": {"times": "lognormal"}},
+    "EDM preconditioning": {"teacher": {"noise": {"preconditioning": "edm"}}},
+    "target by EMA 0.95": {"student": {"target_ema": 0.95}},
+    "dropout 0.2 (released)": {"student": {"dropout": 0.2}},
+    "no clipping (released)": {"student": {"optim": {"grad_clip": None}}},
+    "raw weights (released)": {"student": {"optim": {"ema_decay": 0.0}}},
+    "nothing beyond a cut episode (released)": {"reward": {"truncation": "zero"}},
 }
 
-
-def train(
-    kind: str, recipe: Recipe, data: FlatDataset, parents: dict[str, Path], path: Path
-) -> Path:
-    """The model file of a stage, trained if it is not there."""
-    if not path.exists():
-        stage, normalizers = make_stage(kind, recipe, data, parents, CPU)
-        trainer = Trainer(stage, stage.optim, seed=stage.seed, device=CPU)
-        trainer.run(every=stage.optim.steps)
-        stage.result(trainer.ema, normalizers).save(path)
-    return path
+TABLES = {"rows": ROWS, "parts": PARTS, "choices": CHOICES}
 
 
-def scores(name: DatasetName, seed: int, folder: Path) -> dict[str, float]:
-    """Every row's score for one training seed; those on file are not played again."""
-    file = folder / "scores.json"
-    done: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    data = load(name)
-    seeds = {stage: {"seed": seed} for stage in ("teacher", "reward", "student", "regression")}
-    base = override(override(recipe_for(name.task), BASE), seeds)
+class Run:
+    """One dataset and training seed: models by their content, scores by their row."""
 
-    def play(row: str, path: Path, sampling: Sampling | None = None) -> None:
-        policy = make_policy(Planner.load(path, CPU, sampling))
-        done[row] = evaluate(policy, name, range(FIRST_SEED, FIRST_SEED + EPISODES)).score
-        file.write_text(json.dumps(done, indent=1))
-        print(f"{name} seed {seed}: {row} {done[row]:.1f}", flush=True)
+    def __init__(self, dataset: str, seed: int, out: Path) -> None:
+        self.name, self.seed = parse_dataset_name(dataset), seed
+        self.data: FlatDataset = load(self.name)
+        seeds = {stage: {"seed": seed} for stage in ("teacher", "reward", "student", "regression")}
+        self.base = override(override(recipe_for(self.name.task), BASE), seeds)
+        self.models = out / "models"
+        self.models.mkdir(parents=True, exist_ok=True)
+        self.file = out / f"{self.name.task.name}-{seed}.json"
+        self.scores: dict[str, float] = {}
+        if self.file.exists():
+            self.scores = json.loads(self.file.read_text())
 
-    teacher = train("teacher", base, data, {}, folder / "teacher.safetensors")
-    if "teacher ddim-10" not in done:
-        play("teacher ddim-10", teacher, Sampling(method="ddim", calls=10))
-    if "bc" not in done:
-        play("bc", train("regression", base, data, {}, folder / "bc.safetensors"))
-    rows: dict[str, dict[str, Any]] = {
-        "ctd": {"student": {"reward_weight": 0.0}},
-        **PLAIN,
-        **STABLE,
-    }
-    for row, overrides in rows.items():
-        if row in done:
-            continue
-        recipe = override(base, overrides)
-        model = f"reward-{recipe.reward.members}.safetensors"
-        reward = train("reward", recipe, data, {}, folder / model)
-        parents = {"teacher": teacher, "reward": reward}
-        try:
-            play(row, train("student", recipe, data, parents, folder / f"{row}.safetensors"))
-        except DivergedError as error:
-            print(f"{name} seed {seed}: {row} diverged: {error}", flush=True)
-    return done
+    def model(self, kind: str, recipe: Recipe) -> Path:
+        """The model file of a stage, trained with what it is built from if it is not there."""
+        parents = {parent: self.model(parent, recipe) for parent in parent_kinds(kind, recipe)}
+        names = {parent: path.stem for parent, path in parents.items()}
+        fingerprint = self.data.fingerprint
+        request = StageRequest(kind, recipe, str(self.name), fingerprint, names)
+        path = self.models / f"{request.name}.safetensors"
+        if not path.exists():
+            stage, normalizers = make_stage(kind, recipe, self.data, parents, CPU)
+            trainer = Trainer(stage, stage.optim, seed=stage.seed, device=CPU)
+            trainer.run(every=stage.optim.steps)
+            stage.result(trainer.ema, normalizers).save(path)
+        return path
+
+    def play(self, row: str, kind: str, recipe: Recipe, sampling: Sampling | None = None) -> None:
+        """Score a row, unless it has been."""
+        if row in self.scores:
+            return
+        policy = make_policy(Planner.load(self.model(kind, recipe), CPU, sampling))
+        result = evaluate(policy, self.name, range(FIRST_SEED, FIRST_SEED + EPISODES))
+        self.scores[row] = result.score
+        self.file.write_text(json.dumps(self.scores, indent=1))
+        print(f"{self.name} seed {self.seed}: {row} {result.score:.1f}", flush=True)
 
 
 def cell(values: pd.Series[float]) -> str:
@@ -116,20 +138,27 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("datasets", nargs="*", default=DATASETS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--table", choices=("rows", "parts", "choices"), default="rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    runs = {
+        text: [Run(text, seed, arguments.out) for seed in range(arguments.seeds)]
+        for text in arguments.datasets
+    }
+    for run in (run for each in zip(*runs.values(), strict=True) for run in each):
+        if arguments.table == "rows":
+            ddim = Sampling(method="ddim", calls=10)
+            run.play("teacher, 10 calls of DDIM", "teacher", run.base, ddim)
+            run.play("bc", "regression", run.base)
+        for row, overrides in TABLES[arguments.table].items():
+            base = CHOICES["ractd 1"] if arguments.table == "choices" else {}
+            run.play(row, "student", override(run.base, merged(base, overrides)))
     columns = {}
-    for text in arguments.datasets:
-        name = parse_dataset_name(text)
-        found = []
-        for seed in range(arguments.seeds):
-            folder = arguments.out / text.replace("/", "-") / str(seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            found.append(scores(name, seed, folder))
-        data = load(name)
-        returns = name.task.normalized_score(behaviour_returns(data)[0])
-        column = {row: cell(values.dropna()) for row, values in pd.DataFrame(found).items()}
-        columns[text] = {"data": f"{np.mean(returns):.1f}", **column}
+    for text, those in runs.items():
+        table = pd.DataFrame([run.scores for run in those])
+        returns, _ = behaviour_returns(those[0].data)
+        own = those[0].name.task.normalized_score(returns).mean()
+        columns[text] = {"data": f"{own:.1f}"} | {r: cell(v.dropna()) for r, v in table.items()}
     print(pd.DataFrame(columns).to_markdown())
 
 
