@@ -15,6 +15,8 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+CONV_GROUPS = 8
+"""Groups of channels that a convolutional reward model normalizes together."""
 
 
 class Config(BaseModel):
@@ -193,9 +195,11 @@ class RewardConfig(Config):
 
     @model_validator(mode="after")
     def _groups(self) -> Self:
-        bad = [width for width in self.widths if width % 8]
+        bad = [width for width in self.widths if width % CONV_GROUPS]
         if self.network == "conv" and bad:
-            raise ValueError(f"widths {bad} are not multiples of 8, the groups of a conv network")
+            raise ValueError(
+                f"widths {bad} are not multiples of {CONV_GROUPS}, the groups of a conv network"
+            )
         return self
 
 
@@ -227,7 +231,8 @@ class StudentConfig(Config):
     divides the reward by the mean size of its gradient over the data, so that one σ pulls alike on
     all of them. ``pessimism`` takes so many standard deviations of an ensemble off its mean. With a
     ``trust_radius`` the reward pulls an entry no further than that from the teacher's own
-    prediction, in units of half the data's range.
+    prediction at the same noise, in units of half the data's range; from pure noise that prediction
+    is the mean of all samples, so ``reward_at="noise"`` has no such region.
     """
 
     optim: OptimConfig = OptimConfig(steps=400)
@@ -248,9 +253,15 @@ class StudentConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def _sound(self) -> Self:
         if self.ctm_weight == self.dsm_weight == 0:
             raise ValueError("ctm_weight and dsm_weight are both 0: nothing ties plans to the data")
+        if self.trust_radius is not None and self.reward_at == "noise":
+            raise ValueError(
+                f"trust_radius {self.trust_radius:g} is around the teacher's prediction, which "
+                "from pure noise is the mean of all samples: set reward_at to dsm, or trust_radius "
+                "to null"
+            )
         return self
 
 

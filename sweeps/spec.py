@@ -362,6 +362,7 @@ def _task_checks(
         if point is not None:
             problems += _check_point(recipe, search, named, where, task, point)
     problems += _check_policy(recipe, search, table(raw, "rows", []), task)
+    problems += _check_reward(recipe, search, table(raw, "rows", []), task)
     workers = salvage(Resources.model_validate, raw.get("resources"))
     for stage in ("teacher", "reward", "student"):
         count = getattr(workers, stage).workers
@@ -379,9 +380,10 @@ def _check_policy(
     """Ways to act that the task or a row does not have."""
     problems = []
     path = "policy.executed_actions"
-    where = f"search.{path}" if path in search else f"recipe.{path}"
     if task.domain == "maze2d" and (path in search or recipe.policy.executed_actions > 1):
-        problems.append(f"{where}: a maze's plan is one of states, and is executed whole")
+        problems.append(
+            f"{_where(search, path)}: a maze's plan is one of states, and is executed whole"
+        )
     if recipe.policy.guidance == 0:
         problems += [
             f"rows.{index}: {row!r} is not guided, recipe.policy.guidance being 0"
@@ -389,6 +391,38 @@ def _check_policy(
             if entry(Row, row) and parse_row(row)[0] == "teacher-guided"
         ]
     return problems
+
+
+def _check_reward(
+    recipe: Recipe, search: dict[str, Parameter], rows: list[Any], task: Task
+) -> list[str]:
+    """Ways to learn from a reward that the task or a row does not have."""
+    problems = []
+    path = "reward.target"
+    if task.domain == "maze2d" and _may_be(recipe, search, path, "advantage"):
+        problems.append(
+            f"{_where(search, path)}: advantage is of actions, a maze's plan is one of states: "
+            "write return"
+        )
+    path = "student.reward_scale"
+    if _may_be(recipe, search, path, "gradient"):
+        problems += [
+            f"rows.{index}: {row!r} trains its reward model beside the student, while "
+            f"{_where(search, path)} gradient needs one that is there before: write none, or "
+            "leave the row out"
+            for index, row in enumerate(rows)
+            if entry(Row, row) and parse_row(row)[0] == "joint"
+        ]
+    return problems
+
+
+def _may_be(recipe: Recipe, search: dict[str, Parameter], path: str, value: Scalar) -> bool:
+    """Whether some trial has ``value`` at ``path``."""
+    return contains(search[path], value) if path in search else value_at(recipe, path) == value
+
+
+def _where(search: dict[str, Parameter], path: str) -> str:
+    return f"search.{path}" if path in search else f"recipe.{path}"
 
 
 def _check_point(

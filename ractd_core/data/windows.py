@@ -57,15 +57,15 @@ class Windows(ABC):
                 f"{longest}); lower window.horizon or set window.padding to hold"
             )
         self._last = torch.tensor(last, device=device)
-        self._starts = torch.tensor(starts, device=device)
+        self.starts = torch.tensor(starts, device=device)
         self._offsets = torch.arange(config.horizon, device=device)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def rows(self, index: Tensor) -> Tensor:
         """The data's rows (batch, horizon) behind windows; what is held repeats the last one."""
-        start = self._starts[index][:, None]
+        start = self.starts[index][:, None]
         return torch.minimum(start + self._offsets, self._last[start])
 
     @property
@@ -107,7 +107,7 @@ class PlanWindows(Windows):
         """The windows numbered ``index`` (batch,) and their conditioning."""
         rows = self.rows(index)
         x0 = self.states[rows]
-        beyond = (rows < self._starts[index][:, None] + self._offsets)[..., None]
+        beyond = (rows < self.starts[index][:, None] + self._offsets)[..., None]
         x0[..., VELOCITY] = torch.where(beyond, self._still, x0[..., VELOCITY])
         return x0, torch.cat([x0[:, 0], x0[:, -1]], dim=1)
 
@@ -139,7 +139,7 @@ class ActionWindows(Windows):
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The windows numbered ``index`` (batch,) and their conditioning."""
-        start = self._starts[index][:, None]
+        start = self.starts[index][:, None]
         x0 = self.actions[self.rows(index)]
         cond = self.observations[torch.maximum(start + self._past, self._first[start])]
         return x0, cond.flatten(1)

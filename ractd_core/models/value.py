@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ractd_core.config import CONV_GROUPS
+
 _KERNEL = 5
-GROUPS = 8
-"""Groups of channels that are normalized together."""
 
 
 class ResidualMLPBlock(nn.Module):
@@ -49,10 +49,10 @@ class ValueMLP(nn.Module):
 
 
 class ValueConv(nn.Module):
-    """R(x): (batch, length, dims) to (batch, length), each step among its neighbours.
+    """R(x): (batch, length, dims) to (batch, length), each step as a part of its window.
 
     A block of Conv1d, GroupNorm and Mish per width, then a linear layer (as the paper describes
-    it). Widths are multiples of ``GROUPS``.
+    it). The convolutions see neighbours, the normalization the statistics of the whole window.
     """
 
     def __init__(self, dims: int, widths: Sequence[int]) -> None:
@@ -62,7 +62,7 @@ class ValueConv(nn.Module):
             *(
                 nn.Sequential(
                     nn.Conv1d(a, b, _KERNEL, padding=_KERNEL // 2),
-                    nn.GroupNorm(GROUPS, b),
+                    nn.GroupNorm(CONV_GROUPS, b),
                     nn.Mish(),
                 )
                 for a, b in zip(inputs, widths, strict=True)
@@ -80,6 +80,8 @@ class ValueConv(nn.Module):
 class RewardModel(nn.Module):
     """An ensemble of value networks: (batch, length, dims) to (members, batch, length).
 
+    Members see the same batches and differ by their initial weights (Lakshminarayanan et al. 2017).
+
     ``whole`` says that its members read a window as a whole, not step by step.
     """
 
@@ -94,6 +96,9 @@ class RewardModel(nn.Module):
         return torch.stack([member(x) for member in self.members])
 
     def lower(self, x: Tensor, pessimism: float = 0.0) -> Tensor:
-        """The members' mean less ``pessimism`` of their standard deviations, (batch, length)."""
-        each = self(x)
+        """The members' mean less ``pessimism`` of their standard deviations, (batch, length).
+
+        A lower confidence bound: members disagree most where no data have told them anything.
+        """
+        each: Tensor = self(x)
         return each.mean(0) - pessimism * each.std(0) if pessimism else each.mean(0)

@@ -78,9 +78,12 @@ def window_dims(about: dict[str, Any]) -> int:
 def differences(parent: dict[str, Any], child: dict[str, Any], *also: str) -> str:
     """Why a model cannot be a part of another: what their headers say otherwise, or nothing.
 
-    A parent of other data was normalized otherwise: its numbers would mean something else.
+    A parent of other data was normalized otherwise: its numbers would mean something else. A
+    reward model of whole windows has seen those of its own horizon only.
     """
-    same = ("fingerprint", "modelled", "observation_dims", "action_dims", *also)
+    same = ["fingerprint", "modelled", "observation_dims", "action_dims", *also]
+    if parent["kind"] == "reward" and parent["network"] == "conv":
+        same.append("horizon")
     return "; ".join(
         f"{key} {parent[key]}, not {child[key]}" for key in same if parent[key] != child[key]
     )

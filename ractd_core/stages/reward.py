@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,24 +12,27 @@ from torch import Tensor, nn
 from ractd_core.config import RewardConfig, WindowConfig
 from ractd_core.data.flat import FlatDataset, returns_to_go
 from ractd_core.data.normalizer import LimitsNormalizer, Normalizers
-from ractd_core.data.returns import n_step_returns
 from ractd_core.data.windows import make_windows
 from ractd_core.draws import Draws, generator
 from ractd_core.losses import Info, reward_inputs, value_loss
-from ractd_core.models.value import RewardModel, ValueMLP
+from ractd_core.models.value import ValueMLP
+from ractd_core.stages.advantage import Advantages
 from ractd_core.stages.base import StageModule
 from ractd_core.stages.model import Model, build_network
 
 _MEASURED = 4096
 """Windows that a finished model is measured on."""
+_AT_ONCE = 256
+"""Of which so many in one pass: a model of whole windows needs memory for all their steps."""
 
 
 class RewardStage(StageModule):
     """Regression of the normalized return-to-go, or of the advantage, on windows of the data.
 
     The MLP's windows are of one step. ``network`` holds the ``model`` and, for advantages, the
-    ``baseline`` V(s) that they are measured from, which does not outlive training. Raises
-    ValueError for advantages of states: what follows a state alone is its value.
+    ``baseline`` V(s) that they are measured from, which does not outlive training. Nothing of a
+    held-out episode but its observations' and actions' range enters the model. Raises ValueError
+    for advantages of states: what follows a state alone is its value.
     """
 
     network: nn.ModuleDict
@@ -46,154 +49,134 @@ class RewardStage(StageModule):
         super().__init__()
         self.optim, self.seed = config.optim, config.seed
         self.of_actions = about["modelled"] == "actions"
+        if config.target == "advantage" and not self.of_actions:
+            raise ValueError(
+                f"reward.target advantage is of actions, but {data.name} is planned in states; "
+                "set it to return"
+            )
         horizon = window.horizon if config.network == "conv" else 1
         own = window.model_copy(update={"horizon": horizon, "history": 1})
         self.windows = make_windows(data, own, normalizers, device)
+        trains = ~self._held_out(config, data)
+        training_rows = torch.tensor(trains, device=device)
+        every = torch.arange(len(self.windows), device=device)
+        apart = ~training_rows[self.windows.starts]
+        self.training_windows, self.held_out_windows = every[~apart], every[apart]
+
         rtg = returns_to_go(data, config.discount, config.truncation, config.termination_penalty)
+        limits = LimitsNormalizer.fit(rtg[trains]).to(device)
+        to_go = torch.tensor(rtg, device=device)[:, None]
+        self.returns = limits.normalize(to_go).squeeze(1)
         self.about = about | {
             **config.model_dump(mode="json", include={"network", "widths", "members", "target"}),
             "horizon": horizon,
-            "return_scale": [float(rtg.min()), float(rtg.max())],
+            "return_scale": limits.unnormalize(torch.tensor([-1.0, 1.0], device=device)).tolist(),
         }
         self.network = nn.ModuleDict({"model": build_network(self.about)})
-        returns = LimitsNormalizer.fit(rtg).normalize(torch.tensor(rtg)[:, None])
-        self.returns = returns.squeeze(1).to(device)
-        self.advantages: _Advantages | None = None
+        self.advantages: Advantages | None = None
         if config.target == "advantage":
-            if not self.of_actions:
-                raise ValueError(
-                    f"reward.target advantage is of actions, but {data.name} is planned in states; "
-                    "set it to return"
-                )
             self.network["baseline"] = ValueMLP(about["observation_dims"], config.widths)
-            self.advantages = _Advantages(config, data, rtg, normalizers, device)
-        every = torch.arange(len(self.windows), device=device)
-        held_out = _held_out(config, data).to(device)[self.windows.rows(every)[:, 0]]
-        self.training_windows, self.held_out_windows = every[~held_out], every[held_out]
+            seen = normalizers.observations.normalize(torch.tensor(data.observations)).to(device)
+            self.advantages = Advantages(config, data, seen, limits, self.returns, training_rows)
+
+    def _held_out(self, config: RewardConfig, data: FlatDataset) -> NDArray[np.bool_]:
+        """For every row, whether its episode is held out (rows,).
+
+        Only episodes that have windows are, and of these one always trains.
+        """
+        episode = np.repeat(np.arange(data.episodes), np.diff(data.bounds))
+        usable = np.unique(episode[self.windows.starts.cpu().numpy()])
+        count = min(int(config.held_out * len(usable)), len(usable) - 1)
+        order = torch.randperm(len(usable), generator=generator(config.seed, 2**42))
+        return np.isin(episode, usable[order[:count].numpy()])
 
     def forward(self, draws: Draws) -> tuple[Tensor, Info]:
         """The reward model's loss on one batch, and the baseline's if there is one."""
         index = self.training_windows[draws.integers(len(self.training_windows))]
-        inputs, target = self._batch(index, self.network)
-        loss, info = value_loss(self._model(self.network), inputs, target)
-        if self.advantages is not None:
-            rows = self.windows.rows(index)[:, 0]
-            promised = self.advantages.value(self.network["baseline"], rows)
-            baseline = (promised - self.returns[rows]).square().mean()
-            return loss + baseline, info | {"baseline": baseline.detach()}
-        return loss, info
+        inputs, scored = self._batch(index)
+        loss, info = value_loss(self.network["model"], inputs, self._target(self.network, scored))
+        if self.advantages is None:
+            return loss, info
+        promised = self.advantages.value(self.network["baseline"], scored)
+        baseline = (promised - self.returns[scored]).square().mean()
+        return loss + baseline, info | {"baseline": baseline.detach()}
 
-    def _batch(self, index: Tensor, network: nn.ModuleDict) -> tuple[Tensor, Tensor]:
-        """Inputs (batch, horizon, dims) and the target of their first steps (batch, scored)."""
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (batch, horizon, dims) and the rows of their first steps, which are scored.
+
+        Of a window of actions it is the first one, which is executed, of states all.
+        """
         x0, cond = self.windows.at(index)
         rows = self.windows.rows(index)
-        inputs = reward_inputs(x0, cond) if self.of_actions else x0
-        if self.advantages is not None:
-            return inputs, self.advantages.at(network["baseline"], rows[:, 0])[:, None]
-        # Of a window of actions the first is executed, and scored.
-        return inputs, self.returns[rows[:, :1] if self.of_actions else rows]
+        if self.of_actions:
+            return reward_inputs(x0, cond), rows[:, :1]
+        return x0, rows
 
-    @staticmethod
-    def _model(network: nn.Module) -> RewardModel:
-        return cast(RewardModel, cast(nn.ModuleDict, network)["model"])
+    def _target(self, network: nn.ModuleDict, rows: Tensor) -> Tensor:
+        """What the model is to say of ``rows`` (...)."""
+        if self.advantages is None:
+            return self.returns[rows]
+        return self.advantages.target(network["baseline"], rows)
 
     def result(self, network: nn.Module, normalizers: Normalizers) -> Model:
         """The model, with its accuracy and the scale of what it says in the header.
 
         ``measured`` has, on windows of the data: R² on episodes it was trained on (``r2``) and on
-        those held out (``held_out_r2``, None if there are none), the ``mean`` and ``spread``
-        (standard deviation) of its predictions, the mean norm of their ``gradient`` with respect to
-        a step, and the members' ``disagreement`` (mean standard deviation, None for one member).
+        those held out (``held_out_r2``), None where there are none or their targets are all equal;
+        the ``mean`` and ``spread`` (standard deviation) of its predictions; the mean norm of their
+        ``gradient`` with respect to a state, or to the window of actions; and the members'
+        ``disagreement`` (mean standard deviation, None for one member).
         """
         parts = cast(nn.ModuleDict, network)
-        seen = self._some(self.training_windows)
-        measured: dict[str, float | None] = {"r2": self._r2(parts, seen), "held_out_r2": None}
-        if len(self.held_out_windows):
-            measured["held_out_r2"] = self._r2(parts, self._some(self.held_out_windows))
-        inputs, target = self._batch(seen, parts)
-        inputs = inputs.detach().requires_grad_()
-        model = self._model(network)
-        with torch.enable_grad():
-            each = model(inputs)[..., : target.shape[1]]
-            [slope] = torch.autograd.grad(each.mean(0).sum(), inputs)
-        each = each.detach()
-        said = each.mean(0)
-        # What an action could change: its state is given.
-        of_step = slope[..., : self.windows.dims].flatten(1) if self.of_actions else slope
-        measured |= {
-            "mean": float(said.mean()),
-            "spread": float(said.std()),
-            "gradient": float(of_step.norm(dim=-1).mean()),
-            "disagreement": float(each.std(0).mean()) if len(each) > 1 else None,
+        seen = self._ask(parts, self.training_windows)
+        held_out = self._ask(parts, self.held_out_windows) if len(self.held_out_windows) else None
+        members = len(seen.each)
+        measured = {
+            "r2": seen.r2(),
+            "held_out_r2": held_out.r2() if held_out else None,
+            "mean": float(seen.each.mean()),
+            "spread": float(seen.each.mean(0).std(correction=0)),
+            "gradient": float(seen.gradient.mean()),
+            "disagreement": float(seen.each.std(0).mean()) if members > 1 else None,
         }
-        return Model(model, normalizers, self.about | {"measured": measured})
+        return Model(parts["model"], normalizers, self.about | {"measured": measured})
 
-    def _some(self, windows: Tensor) -> Tensor:
-        """The same few of ``windows`` whenever it is called."""
+    def _ask(self, network: nn.ModuleDict, windows: Tensor) -> _Answers:
+        """What the model says of some of ``windows``, the same ones whenever it is asked."""
         chosen = torch.randint(len(windows), (_MEASURED,), generator=generator(self.seed, 2**41))
-        return windows[chosen.to(windows.device)]
+        answers = [
+            self._ask_batch(network, index)
+            for index in windows[chosen.to(windows.device)].view(-1, _AT_ONCE)
+        ]
+        each, target, gradient = zip(*answers, strict=True)
+        return _Answers(torch.cat(each, dim=1), torch.cat(target), torch.cat(gradient))
 
-    @torch.no_grad()
-    def _r2(self, network: nn.ModuleDict, index: Tensor) -> float:
+    def _ask_batch(self, network: nn.ModuleDict, index: Tensor) -> _Answers:
+        inputs, scored = self._batch(index)
+        inputs.requires_grad_()
+        with torch.enable_grad():
+            each = network["model"](inputs)[..., : scored.shape[1]]
+            [slope] = torch.autograd.grad(each.mean(0).sum(), inputs)
+        # What an action could change: its state is given.
+        own = slope[..., : self.windows.dims].flatten(1) if self.of_actions else slope
+        return _Answers(each.detach(), self._target(network, scored), own.norm(dim=-1))
+
+
+class _Answers(NamedTuple):
+    """What members say of windows (members, batch, scored), and what they were to say.
+
+    ``target`` (batch, scored); ``gradient`` is the norm of their mean's, (batch,) of windows of
+    actions, (batch, horizon) of states.
+    """
+
+    each: Tensor
+    target: Tensor
+    gradient: Tensor
+
+    def r2(self) -> float | None:
         """The share of the target's variance that the members' mean explains, at most 1."""
-        inputs, target = self._batch(index, network)
-        said = self._model(network).lower(inputs)[:, : target.shape[1]]
-        left = (said - target).square().mean()
-        return float(1 - left / target.var(correction=0).clamp_min(1e-12))
-
-
-class _Advantages:
-    """n-step advantages under a learned V, in units of their spread under a linear one."""
-
-    def __init__(
-        self,
-        config: RewardConfig,
-        data: FlatDataset,
-        rtg: NDArray[np.float32],
-        normalizers: Normalizers,
-        device: torch.device,
-    ) -> None:
-        parts = n_step_returns(
-            data, config.advantage_steps, config.discount, config.termination_penalty
-        )
-        observations = normalizers.observations.normalize(torch.tensor(data.observations))
-        self._observations = observations.to(device)
-        # V is learned as the returns are normalized: (V - centre) / half.
-        low, high = float(rtg.min()), float(rtg.max())
-        self._half, self._centre = max((high - low) / 2, 1e-6), (high + low) / 2
-        self._rewards = torch.tensor(parts.rewards, dtype=torch.float32, device=device)
-        self._discount = torch.tensor(parts.discount, dtype=torch.float32, device=device)
-        self._later = torch.tensor(parts.later, device=device)
-        features = torch.cat([observations, torch.ones(len(rtg), 1)], dim=1).double()
-        wanted = torch.tensor((rtg - self._centre) / self._half).double()[:, None]
-        weights = torch.linalg.lstsq(features, wanted, driver="gelsd").solution
-        linear = (features @ weights).squeeze(1).float().to(device)
-        acted = torch.tensor(np.arange(len(rtg)) != data.last_rows, device=device)
-        self._unit = 1.0
-        self._unit = float(self._of(linear, linear[self._later], slice(None))[acted].std())
-
-    def value(self, baseline: nn.Module, rows: Tensor) -> Tensor:
-        """V at the states of ``rows`` (batch,), normalized as the returns are."""
-        value: Tensor = baseline(self._observations[rows])
-        return value
-
-    @torch.no_grad()
-    def at(self, baseline: nn.Module, rows: Tensor) -> Tensor:
-        """The advantages (batch,) of the actions of ``rows``, without a gradient."""
-        later = self._later[rows]
-        return self._of(self.value(baseline, rows), self.value(baseline, later), rows)
-
-    def _of(self, now: Tensor, later: Tensor, rows: Tensor | slice) -> Tensor:
-        promised = self._half * now + self._centre
-        reached = self._half * later + self._centre
-        advantage = self._rewards[rows] + self._discount[rows] * reached - promised
-        return advantage / max(self._unit, 1e-6)
-
-
-def _held_out(config: RewardConfig, data: FlatDataset) -> Tensor:
-    """For every row, whether its episode is held out (rows,); some episode always trains."""
-    count = min(int(config.held_out * data.episodes), data.episodes - 1)
-    order = torch.randperm(data.episodes, generator=generator(config.seed, 2**42))
-    chosen = torch.zeros(data.episodes, dtype=torch.bool)
-    chosen[order[:count]] = True
-    return chosen[torch.tensor(np.repeat(np.arange(data.episodes), np.diff(data.bounds)))]
+        target = self.target.detach().double()
+        if target.max() == target.min():
+            return None
+        left = (self.each.mean(0).double() - target).square().mean()
+        return float(1 - left / target.var(correction=0))

@@ -23,8 +23,8 @@ _SMALLEST = 1e-6
 """Divisors are no smaller."""
 
 
-class _First(nn.Module):
-    """The first loss that is reported to it, which a checkpoint remembers."""
+class _FirstLoss(nn.Module):
+    """The first loss that is reported to it, which a checkpoint remembers; NaN before that."""
 
     loss: Tensor
 
@@ -60,7 +60,8 @@ class StudentStage(StageModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
-        # A reward model that trains beside the student has not been measured.
+        # A reward model that trains beside the student has not been measured; the standard
+        # deviation of what it says then counts as 1, half the range of normalized returns.
         measured = reward.about.get("measured", {})
         unit = 1.0
         if config.reward_scale == "gradient":
@@ -76,7 +77,7 @@ class StudentStage(StageModule):
         # What one standard deviation of R over the data makes in the reward loss.
         summed = about["horizon"] if about["modelled"] == "states" else 1
         self._spread = summed * max(measured.get("spread", 1.0), _SMALLEST) / unit
-        self.memory["first"] = _First()
+        self.memory["first"] = _FirstLoss()
 
     def train(self, mode: bool = True) -> StudentStage:
         """Only the student trains: target, teacher and reward model stay in eval mode."""
@@ -99,12 +100,12 @@ class StudentStage(StageModule):
     def collapsed(self, metrics: dict[str, float]) -> str | None:
         """Why this is the end of training, judged by the means since the last report."""
         limits = self.config.collapse
-        first = cast(_First, self.memory["first"]).note(metrics["dsm"])
+        first = cast(_FirstLoss, self.memory["first"]).note(metrics["dsm"])
         reasons = []
         if limits.saturation is not None and metrics.get("saturated", 0.0) > limits.saturation:
             reasons.append(
-                f"{metrics['saturated']:.0%} of what it predicts lies beyond the data's range "
-                f"(limit {limits.saturation:.0%})"
+                f"{metrics['saturated']:.0%} more of what it predicts than of the data lies at or "
+                f"beyond the ends of the data's range (limit {limits.saturation:.0%})"
             )
         if limits.gain is not None and metrics.get("gain", 0.0) > limits.gain:
             reasons.append(

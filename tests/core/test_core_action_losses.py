@@ -25,7 +25,7 @@ class Recorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.asked.append(x.detach())
-        return x[:, :2].sum(-1) ** 2 + x[:, 2]
+        return x[..., :2].sum(-1) ** 2 + x[..., 2]
 
 
 def batch(rows: int = 6, scale: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -44,8 +44,9 @@ def test_the_reward_is_that_of_the_first_action_in_the_newest_observation() -> N
     actions, cond = batch()
     loss = action_reward_loss(value, actions, cond, draws(6), observation_dims=3)
     (asked,) = value.asked
-    torch.testing.assert_close(asked[:, :2], actions[:, 0], rtol=0, atol=0)
-    torch.testing.assert_close(asked[:, 2:], cond[:, 3:], rtol=0, atol=0)
+    assert asked.shape == (6, 1, 5)
+    torch.testing.assert_close(asked[:, 0, :2], actions[:, 0], rtol=0, atol=0)
+    torch.testing.assert_close(asked[:, 0, 2:], cond[:, 3:], rtol=0, atol=0)
     expected = -(actions[:, 0].sum(-1) ** 2 + cond[:, 3]).mean()
     torch.testing.assert_close(loss, expected)
     # Nothing of it is drawn.
@@ -69,12 +70,12 @@ def test_an_action_beyond_the_data_is_asked_at_its_limit_and_still_has_a_gradien
     loss = action_reward_loss(value, actions, cond, draws(6), observation_dims=3)
     clamped = actions[:, 0].clamp(-1, 1)
     assert bool((clamped != actions[:, 0]).any())
-    torch.testing.assert_close(value.asked[0][:, :2], clamped)
+    torch.testing.assert_close(value.asked[0][:, 0, :2], clamped)
     (gradient,) = torch.autograd.grad(loss, actions)
     # The slope at the limit, passed on as if nothing had been clamped.
     torch.testing.assert_close(gradient[:, 0], -2 * clamped.sum(-1, keepdim=True).expand(-1, 2) / 6)
     # Observations are never clamped: R has seen all of them.
-    assert torch.equal(value.asked[0][:, 2:], cond[:, 3:])
+    assert torch.equal(value.asked[0][:, 0, 2:], cond[:, 3:])
 
 
 @pytest.mark.parametrize("size", [1.0, 3.3, 1e4, 1e8, 1e30])
@@ -119,9 +120,11 @@ def test_the_students_reward_term_is_taken_on_its_own_first_actions(at: str) -> 
     loss, info = student_loss(
         student, target, Shrink(nn.Identity(), noise), reward_loss, x0, cond, draws(64), config
     )
-    (asked,) = value.asked
-    assert asked.shape == (64, 5)
-    assert torch.equal(asked[:, 2:], cond[:, 3:])
+    # Beside its own it asks for the data's, to compare.
+    asked, of_data = value.asked
+    assert asked.shape == (64, 1, 5)
+    assert torch.equal(asked[:, 0, 2:], cond[:, 3:])
+    assert torch.equal(of_data[:, 0], torch.cat([x0[:, 0], cond[:, 3:]], dim=1))
     assert info["reward"].item() == pytest.approx(-Recorder()(asked).mean().item(), rel=1e-5)
     assert loss.item() == pytest.approx(2 * info["reward"].item(), rel=1e-3)
     torch.autograd.backward(loss)

@@ -72,7 +72,8 @@ def test_every_stage_trains_and_its_file_gives_it_back(
     assert about["modelled"] == "actions"
     assert (about["observation_dims"], about["action_dims"]) == (OBSERVED, ACTED)
     assert about.get("context") == (None if kind == "reward" else 2)
-    assert about.get("horizon") == (None if kind == "reward" else 16)
+    # The residual MLP reads single steps.
+    assert about["horizon"] == (1 if kind == "reward" else 16)
 
 
 @pytest.mark.parametrize("history", [1, 3])
@@ -133,24 +134,32 @@ def test_an_untrained_student_is_its_teacher(
 def test_the_reward_stage_learns_returns_of_the_actions_that_were_taken(
     tiny_actions: Recipe, hopper_data: FlatDataset
 ) -> None:
-    recipe = changed(tiny_actions, reward={"termination_penalty": 50.0, "truncation": "zero"})
+    recipe = changed(
+        tiny_actions, reward={"termination_penalty": 50.0, "truncation": "zero", "held_out": 0}
+    )
     stage, normalizers = make_stage("reward", recipe, hopper_data, {}, CPU)
     assert isinstance(stage, RewardStage)
+    assert len(stage.training_windows) == hopper_data.transitions
+    asked: list[Tensor] = []
+    stage.network["model"].register_forward_pre_hook(lambda _, args: asked.append(args[0]))
+    stage(Draws(0, 0, 64, CPU))
+    [inputs] = asked
+    drawn = Draws(0, 0, 64, CPU).integers(hopper_data.transitions)
     final = hopper_data.bounds[1:] - 1
     actions = np.delete(hopper_data.actions, final, axis=0)
     observations = np.delete(hopper_data.observations, final, axis=0)
-    assert stage.inputs.shape == (hopper_data.transitions, ACTED + OBSERVED)
+    assert inputs.shape == (64, 1, ACTED + OBSERVED)
     # The action comes first, as in the released code.
     torch.testing.assert_close(
-        normalizers.actions.unnormalize(stage.inputs[:, :ACTED]), torch.tensor(actions)
+        normalizers.actions.unnormalize(inputs[:, 0, :ACTED]), torch.tensor(actions)[drawn]
     )
     torch.testing.assert_close(
-        normalizers.observations.unnormalize(stage.inputs[:, ACTED:]),
-        torch.tensor(observations),
+        normalizers.observations.unnormalize(inputs[:, 0, ACTED:]),
+        torch.tensor(observations)[drawn],
         atol=1e-5,
         rtol=1e-5,
     )
-    assert stage.inputs.abs().max() <= 1 + 1e-5
+    assert inputs.abs().max() <= 1 + 1e-5
 
     rtg = np.delete(returns_to_go(hopper_data, 0.99, "zero", 50.0), final)
     low, high = float(rtg.min()), float(rtg.max())
@@ -158,7 +167,12 @@ def test_the_reward_stage_learns_returns_of_the_actions_that_were_taken(
     assert low < -40
     assert stage.about["return_scale"] == pytest.approx([low, high])
     expected = 2 * (rtg - low) / (high - low) - 1
-    np.testing.assert_allclose(stage.targets.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(np.delete(stage.returns.numpy(), final), expected, atol=1e-5)
+    said = stage.network["model"](inputs)
+    wanted = torch.tensor(expected[drawn])[:, None]
+    torch.testing.assert_close(
+        stage(Draws(0, 0, 64, CPU))[0], (said - wanted).square().mean(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_reward_model_scores_the_students_first_action_in_its_newest_state(
@@ -170,11 +184,13 @@ def test_the_reward_model_scores_the_students_first_action_in_its_newest_state(
     asked: list[Tensor] = []
     stage.value.register_forward_pre_hook(lambda _, args: asked.append(args[0].detach()))
     _, info = stage(Draws(0, 3, 8, CPU))
-    [scored] = asked
-    _, cond = stage.windows.sample(Draws(0, 3, 8, CPU))
-    assert scored.shape == (8, ACTED + OBSERVED)
-    assert torch.equal(scored[:, ACTED:], cond[:, OBSERVED:])
-    assert scored[:, :ACTED].abs().max() <= 1
+    scored, of_data = asked
+    x0, cond = stage.windows.sample(Draws(0, 3, 8, CPU))
+    for each in asked:
+        assert each.shape == (8, 1, ACTED + OBSERVED)
+        assert torch.equal(each[:, 0, ACTED:], cond[:, OBSERVED:])
+    assert scored[..., :ACTED].abs().max() <= 1
+    assert torch.equal(of_data[..., :ACTED], x0[:, :1])
     assert info["reward"].item() == pytest.approx(-stage.value(scored).mean().item(), rel=1e-5)
 
 

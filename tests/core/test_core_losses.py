@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ractd_core.config import Distance, NoiseConfig, StudentConfig
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser, column
-from ractd_core.diffusion.schedule import grid
+from ractd_core.diffusion.schedule import grid, training_times
 from ractd_core.draws import Draws
 from ractd_core.losses import (
     ctm_loss,
@@ -164,7 +164,7 @@ def test_the_best_denoiser_has_the_least_loss() -> None:
 def test_the_reward_models_loss_and_its_unexplained_part() -> None:
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     target = x.sum(-1) + torch.linspace(-1, 1, 50)
-    loss, info = value_loss(LinearValue(), x, target)
+    loss, info = value_loss(LinearValue(), x[:, None], target[:, None])
     residual = np.linspace(-1, 1, 50)
     assert loss.item() == pytest.approx((residual**2).mean(), rel=1e-4)
     expected = (residual**2).mean() / target.numpy().var()
@@ -174,7 +174,7 @@ def test_the_reward_models_loss_and_its_unexplained_part() -> None:
 @pytest.mark.parametrize("rows", [1, 8])
 def test_targets_without_variance_give_finite_metrics(rows: int) -> None:
     # The loop stops at any metric that is not finite, so a batch of equal returns must not be one.
-    _, info = value_loss(LinearValue(), torch.ones(rows, 4), torch.zeros(rows))
+    _, info = value_loss(LinearValue(), torch.ones(rows, 1, 4), torch.zeros(rows, 1))
     assert all(bool(torch.isfinite(value)) for value in info.values())
 
 
@@ -309,8 +309,12 @@ def test_the_consistency_gradient_reaches_the_student_alone() -> None:
 def test_the_denoising_loss_by_hand() -> None:
     student = GaussianStudent(1.2)
     x0, cond = data(128)
-    loss, clean = dsm_loss(student, x0, cond, draws(128), "mixed", "mse")
+    at = training_times(NOISE, "mixed", draws(128))
+    noisy = diffuse(x0, at, draws(128, 1))
+    loss, clean = dsm_loss(student, x0, noisy, at, cond, "mse")
     ((x_t, t, s),) = student.calls
+    assert torch.equal(x_t, noisy)
+    assert torch.equal(t, at)
     assert bool((s == torch.tensor(0.02)).all())
     time = t.double()[:, None, None]
     moved = torch.where(
@@ -408,8 +412,9 @@ def test_the_students_loss_is_the_weighted_sum(
     expected = ctm * info["ctm"] + dsm * info["dsm"] + reward * info["reward"]
     assert loss == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert info["loss"] == pytest.approx(loss)
-    assert set(info) == {"loss", "ctm", "dsm", "reward"}
-    assert all(value != 0 for value in info.values())
+    terms = {"loss", "ctm", "dsm", "reward"}
+    assert set(info) == terms | {"gain", "saturated"}
+    assert all(info[term] != 0 for term in terms)
 
 
 def test_a_weight_of_zero_leaves_its_term_out() -> None:
@@ -429,12 +434,12 @@ def test_a_weight_of_zero_leaves_its_term_out() -> None:
     )
     assert info["dsm"] == 0
     assert len(student.calls) == 2
-    assert len(value.asked) == 1
+    assert len(value.asked) == 2
     assert loss == pytest.approx(info["ctm"] + info["reward"], rel=1e-5)
 
     # Without a denoising term the reward can still be taken on its prediction.
     info, _, student, value, loss = parts(StudentConfig(dsm_weight=0, reward_weight=1))
-    assert len(value.asked) == 1
+    assert len(value.asked) == 2
     assert loss == pytest.approx(info["ctm"] + info["reward"], rel=1e-5)
 
 
@@ -447,7 +452,7 @@ def test_the_reward_at_noise_is_taken_on_the_one_step_sample(init: str, spread: 
     assert bool((t == 80).all())
     assert bool((s == torch.tensor(0.02)).all())
     assert float(x.std()) == pytest.approx(spread, rel=0.03)
-    (asked,) = value.asked
+    asked, _ = value.asked
     ratio = 1.1 * math.sqrt((STD**2 + 0.02**2) / (STD**2 + 80**2))
     torch.testing.assert_close(asked, (ratio * x).clamp(-1, 1), rtol=1e-4, atol=1e-6)
 

@@ -25,7 +25,7 @@ from ractd_core.diffusion.samplers import (
 from ractd_core.diffusion.schedule import ddpm_grid, grid
 from ractd_core.draws import Draws
 from ractd_core.losses import plan_reward_loss, student_loss
-from ractd_core.training import Trainer
+from ractd_core.training import Metrics, Trainer
 
 CPU = torch.device("cpu")
 NOISE = NoiseConfig(init_noise="sigma_max", bins=18)
@@ -95,6 +95,9 @@ class Distillation(nn.Module):
 
     def after_step(self) -> None:
         self.target.load_state_dict(self.student.state_dict())
+
+    def collapsed(self, metrics: Metrics) -> str | None:
+        return None
 
 
 def start() -> Tensor:

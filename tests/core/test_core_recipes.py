@@ -130,7 +130,7 @@ def test_the_released_student(row: dict[str, str]) -> None:
 
 def parameters(task: Task, kind: str, recipe: Recipe) -> float:
     """Millions of weights, counted without memory for them."""
-    about = {
+    about: dict[str, Any] = {
         "kind": kind,
         "modelled": "states" if is_maze(task) else "actions",
         "observation_dims": task.obs_dim,
@@ -138,8 +138,9 @@ def parameters(task: Task, kind: str, recipe: Recipe) -> float:
         "context": 2 if is_maze(task) else recipe.window.history,
         "network": recipe.teacher.network.model_dump(mode="json"),
         "noise": recipe.teacher.noise.model_dump(mode="json"),
-        "widths": recipe.reward.widths,
     }
+    if kind == "reward":
+        about |= recipe.reward.model_dump(mode="json", include={"network", "widths", "members"})
     with torch.device("meta"):
         network = build_network(about)
     return sum(p.numel() for p in network.parameters()) / 1e6

@@ -69,9 +69,8 @@ def test_a_rewarded_teachers_loss_is_its_own_less_the_reward_of_its_prediction(
     loss, info = stage(Draws(0, 3, 8, CPU))
     [(window, cond)] = clean
     inside = window.clamp(-1, 1)
-    scores = (
-        value(inside).sum(1) if states else value(torch.cat([inside[:, 0], cond[:, -11:]], dim=1))
-    )
+    asked = inside if states else torch.cat([inside[:, :1], cond[:, None, -11:]], dim=2)
+    [scores] = value(asked).sum(2)
     own, _ = plain(Draws(0, 3, 8, CPU))
     torch.testing.assert_close(info["reward"], -scores.mean().detach(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(loss, own - 0.25 * scores.mean(), atol=1e-4, rtol=1e-4)

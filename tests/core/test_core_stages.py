@@ -17,7 +17,7 @@ from ractd_core.data.normalizer import LimitsNormalizer
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws
 from ractd_core.models.unet import TemporalUNet
-from ractd_core.models.value import ValueMLP
+from ractd_core.models.value import RewardModel
 from ractd_core.stages import KINDS, Model, RewardStage, StudentStage, load_model, make_stage
 from ractd_core.training import Trainer
 
@@ -60,7 +60,7 @@ def test_a_model_file_gives_back_the_model(
     model = load_model(models[kind])
     classes = {
         "teacher": Denoiser,
-        "reward": ValueMLP,
+        "reward": RewardModel,
         "student": ConsistencyTrajectory,
         "regression": TemporalUNet,
     }
@@ -199,21 +199,32 @@ def test_the_target_moves_towards_the_student(
 def test_the_reward_stage_learns_normalized_returns_of_normalized_states(
     tiny: Recipe, umaze_data: FlatDataset
 ) -> None:
-    stage, normalizers = make_stage("reward", tiny, umaze_data, {}, CPU)
+    stage, normalizers = make_stage(
+        "reward", changed(tiny, "reward", held_out=0), umaze_data, {}, CPU
+    )
     assert isinstance(stage, RewardStage)
+    asked: list[Tensor] = []
+    stage.network["model"].register_forward_pre_hook(lambda _, args: asked.append(args[0]))
+    loss, _ = stage(Draws(0, 0, 64, CPU))
+    [inputs] = asked
+    # Every state counts, the final ones too.
+    drawn = Draws(0, 0, 64, CPU).integers(len(umaze_data.observations))
     config = tiny.reward
     rtg = returns_to_go(umaze_data, config.discount, config.truncation).astype(np.float64)
     low, high = rtg.min(), rtg.max()
     assert stage.about["return_scale"] == pytest.approx([low, high])
-    np.testing.assert_allclose(stage.targets.numpy(), 2 * (rtg - low) / (high - low) - 1, atol=1e-5)
-    assert stage.inputs.abs().max() <= 1 + 1e-5
+    expected = 2 * (rtg - low) / (high - low) - 1
+    np.testing.assert_allclose(stage.returns.numpy(), expected, atol=1e-5)
+    assert inputs.abs().max() <= 1 + 1e-5
     torch.testing.assert_close(
-        normalizers.observations.unnormalize(stage.inputs),
-        torch.tensor(umaze_data.observations),
+        normalizers.observations.unnormalize(inputs[:, 0]),
+        torch.tensor(umaze_data.observations)[drawn],
         atol=1e-5,
         rtol=1e-5,
     )
-    assert stage.targets.shape == (len(umaze_data.observations),)
+    wanted = torch.tensor(expected[drawn], dtype=torch.float32)[:, None]
+    said = stage.network["model"](inputs)
+    torch.testing.assert_close(loss, (said - wanted).square().mean())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -47,6 +47,9 @@ class Line(nn.Module):
     def after_step(self) -> None:
         self.after += 1
 
+    def collapsed(self, metrics: Metrics) -> str | None:
+        return None
+
 
 def weights(module: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]

@@ -46,6 +46,8 @@ def leaf_paths(model: type[Config], prefix: str = "") -> dict[str, Any]:
 
 
 LEAVES = leaf_paths(Recipe)
+ENSEMBLE = apply(Recipe(), {"reward.members": 2})
+"""In which every field may have another value: pessimism needs several members."""
 
 
 def value_at(recipe: Recipe, path: str) -> Any:
@@ -56,15 +58,16 @@ def value_at(recipe: Recipe, path: str) -> Any:
 
 
 def with_another_value(path: str) -> Recipe:
-    """The default recipe with another valid value in one field."""
-    recipe = Recipe()
+    """:data:`ENSEMBLE` with another valid value in one field."""
+    recipe = ENSEMBLE
     old = value_at(recipe, path)
     if isinstance(old, str):
         candidates = [value for value in get_args(LEAVES[path]) if value != old]
     elif isinstance(old, tuple):
         candidates = [[value * 2 for value in old], [value / 2 for value in old]]
     else:
-        candidates = [old * 2, old / 2, old + 2, 0.5]
+        old_number = 0 if old is None else old
+        candidates = [old_number * 2, old_number / 2, old_number + 2, 0.5]
     for candidate in candidates:
         try:
             changed = apply(recipe, {path: candidate})
@@ -86,7 +89,7 @@ def test_a_stages_key_changes_with_what_it_reads_and_with_nothing_else(path: str
     }
     changed = with_another_value(path)
     for kind in KINDS:
-        before, after = (context().request(kind, recipe).name for recipe in (Recipe(), changed))
+        before, after = (context().request(kind, recipe).name for recipe in (ENSEMBLE, changed))
         assert (before != after) == (path.split(".")[0] in reads[kind]), kind
 
 

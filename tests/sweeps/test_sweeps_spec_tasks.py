@@ -185,7 +185,8 @@ def test_a_mazes_plan_is_executed_whole() -> None:
     several = {"policy": {"executed_actions": 4}}
     [problem] = problems(HOPPER, UMAZE, recipe=several)
     assert problem == (
-        f"recipe.policy.executed_actions: {UMAZE} plans states, and its plan is executed whole"
+        "recipe.policy.executed_actions: a maze's plan is one of states, and is executed whole "
+        "(for maze2d-umaze-v1)"
     )
     searched = {"policy.executed_actions": {"choices": [1, 2]}}
     [problem] = problems(UMAZE, search=searched, first_trials=[])
@@ -212,6 +213,33 @@ def test_a_guided_row_needs_a_guidance() -> None:
     assert problem.startswith("rows.1: 'teacher-guided:ddim-20' is not guided")
     parse(HOPPER, rows=rows)
     parse(HOPPER, rows=["teacher"], recipe=unguided)
+
+
+def test_advantages_are_of_actions() -> None:
+    target = {"reward": {"target": "advantage"}}
+    [problem] = problems(HOPPER, UMAZE, recipe=target)
+    assert problem.startswith("recipe.reward.target: advantage is of actions")
+    assert problem.endswith("write return (for maze2d-umaze-v1)")
+    searched = {"reward.target": {"choices": ["return", "advantage"]}}
+    [problem] = problems(UMAZE, search=searched, first_trials=[])
+    assert problem.startswith("search.reward.target: advantage is of actions")
+    parse(HOPPER, recipe=target)
+    parse(HOPPER, search=searched, first_trials=[])
+    parse(UMAZE, recipe=target, search={"reward.target": {"choices": ["return"]}})
+
+
+def test_a_reward_model_that_trains_beside_the_student_has_no_gradient_to_scale_by() -> None:
+    scaled = {"student": {"reward_scale": "gradient"}}
+    rows = ["teacher", "joint", "joint:2"]
+    first, second = problems(UMAZE, rows=rows, recipe=scaled)
+    assert first.startswith("rows.1: 'joint' trains its reward model beside the student")
+    assert "recipe.student.reward_scale gradient" in first
+    assert second.startswith("rows.2: 'joint:2'")
+    searched = {"student.reward_scale": {"choices": ["none", "gradient"]}}
+    [problem] = problems(HOPPER, rows=["joint"], search=searched, first_trials=[])
+    assert "search.student.reward_scale gradient" in problem
+    parse(UMAZE, rows=["teacher", "ctd"], recipe=scaled)
+    parse(UMAZE, rows=rows)
 
 
 def test_how_local_data_are_generated_is_part_of_the_spec() -> None:
