@@ -3,7 +3,7 @@
 ``python tests/benchmarks/bench_hopper.py OUT [DATASET ...] [--seeds N] [--table T]`` trains on
 datasets that ``ractd data`` has stored, three seeds of everything by default, plays 50 episodes of
 each model on seeds that nothing else uses, and prints a table: ``rows``; ``parts`` takes what
-steadies the reward's pull apart; ``choices`` compares, at one reward weight, where the paper and its
+steadies the reward's pull apart; ``choices`` compares, at one reward weight, where paper and
 released code differ. What lies in OUT is not trained or played again. About five minutes per
 dataset and seed on one core.
 """
