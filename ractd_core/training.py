@@ -80,8 +80,8 @@ class Trainer:
     ``identity``; a damaged file is reported and training starts anew.
 
     ``micro_batch`` rows at most go through the networks at a time, and their gradients are added
-    up: memory for time. ``compile`` lets torch compile the networks, which takes minutes
-    once and is for long runs on a GPU. Neither changes the result by more than rounding, but that dropout
+    up: memory for time. ``compile`` lets torch compile the networks, which takes minutes once and
+    is for long runs on a GPU. Neither changes the result by more than rounding, but that dropout
     drops other entries, nor what checkpoints hold. Raises ValueError for a ``micro_batch`` below 1
     and RuntimeError if there is no compiler.
 
