@@ -18,9 +18,8 @@ from ractd_core.data.flat import FlatDataset
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws
 from ractd_core.losses import Value, plan_reward_loss, student_loss
-from ractd_core.stages import StudentStage, make_stage
+from ractd_core.stages import StageModule, StudentStage, make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
-from tests.core.processes import run_workers
 
 CPU = torch.device("cpu")
 NEVER = {"saturation": None, "gain": None, "loss": None}
@@ -28,11 +27,10 @@ NEVER = {"saturation": None, "gain": None, "loss": None}
 
 def student(
     recipe: Recipe, data: FlatDataset, models: dict[str, Path], **fields: Any
-) -> StudentStage:
+) -> StageModule:
     table = recipe.model_dump()
     table["student"] = {**table["student"], **fields}
     stage, _ = make_stage("student", Recipe.model_validate(table), data, models, CPU)
-    assert isinstance(stage, StudentStage)
     return stage
 
 
@@ -112,7 +110,7 @@ def test_an_absurd_reward_ends_the_run_and_is_not_saved(
 def test_the_first_loss_is_remembered_by_the_checkpoint(
     tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    def run(name: str, until: int) -> StudentStage:
+    def run(name: str, until: int) -> StageModule:
         stage = student(tiny, umaze_data, models)
         trainer = Trainer(stage, stage.optim, seed=0, device=CPU, checkpoint=tmp_path / name)
         trainer.run(every=5, callback=lambda trainer, _: trainer.step >= until)
@@ -132,35 +130,6 @@ def test_the_first_loss_is_remembered_by_the_checkpoint(
     high = {**HEALTHY, "dsm": 10.1 * first.item()}
     assert resumed.collapsed(high) is not None
     assert student(tiny, umaze_data, models).collapsed(high) is None
-
-
-def _work(
-    rank: int, folder: Path, recipe: Recipe, data: FlatDataset, models: dict[str, Path]
-) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
-    )
-    stage, _ = make_stage("student", recipe, data, models, CPU)
-    trainer = Trainer(stage, stage.optim, seed=3, device=CPU)
-    try:
-        trainer.run(every=5)
-    except DivergedError as error:
-        (folder / f"{rank}").write_text(str(error))
-    torch.distributed.destroy_process_group()
-
-
-def test_workers_agree_on_the_end_and_on_its_reason(
-    tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path], tmp_path: Path
-) -> None:
-    table = tiny.model_dump()
-    optim = {"steps": 200, "batch_size": 16, "lr": 0.01, "warmup_steps": 0}
-    table["student"] = {**table["student"], "optim": optim, "reward_weight": 1e3}
-    recipe = Recipe.model_validate(table)
-    assert run_workers(_work, tmp_path, recipe, umaze_data, models) == [0, 0]
-    first, second = ((tmp_path / f"{rank}").read_text() for rank in range(2))
-    assert first == second
-    assert first.startswith("collapsed by step ")
 
 
 # What is watched
@@ -221,6 +190,7 @@ def test_the_gain_is_told_in_deviations_of_what_the_reward_model_says_of_the_dat
     tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path]
 ) -> None:
     plain = student(tiny, umaze_data, models, reward_weight=0.1, reward_states=None)
+    assert isinstance(plain, StudentStage)
     _, info = plain(Draws(0, 0, 32, CPU))
     x0, cond = plain.windows.sample(Draws(0, 0, 32, CPU))
     of_data = -plain.reward_loss(x0, cond, Draws(0, 0, 32, CPU))

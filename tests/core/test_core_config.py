@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ractd_core.config import (
+    CollapseConfig,
     NoiseConfig,
     OptimConfig,
     Recipe,
@@ -165,9 +166,46 @@ def test_a_student_needs_something_that_ties_it_to_the_data() -> None:
     assert StudentConfig(dsm_weight=0).ctm_weight == 1
 
 
+def test_a_pessimist_needs_members_that_can_disagree() -> None:
+    with pytest.raises(ValidationError, match=r"pessimism 0\.5 .*set reward\.members to 2 or more"):
+        Recipe.model_validate({"student": {"pessimism": 0.5}})
+    both = {"student": {"pessimism": 0.5}, "reward": {"members": 2}}
+    assert Recipe.model_validate(both).student.pessimism == 0.5
+
+
+def test_a_trust_region_is_around_predictions_from_noisy_data() -> None:
+    with pytest.raises(ValidationError, match=r"trust_radius 0\.1 is around .*mean of all samples"):
+        StudentConfig(trust_radius=0.1, reward_at="noise")
+    assert StudentConfig(trust_radius=0.1).reward_at == "dsm"
+
+
+def test_convolutions_have_channels_in_groups_of_eight() -> None:
+    with pytest.raises(ValidationError, match=r"widths \[12\] are not multiples of 8"):
+        RewardConfig(network="conv", widths=(16, 12))
+    assert RewardConfig(network="conv", widths=(16, 24)).widths == (16, 24)
+    assert RewardConfig(widths=(12,)).widths == (12,)
+
+
+def test_a_limit_of_collapse_that_is_null_leaves_the_others() -> None:
+    collapse = StudentConfig.model_validate({"collapse": {"gain": None}}).collapse
+    assert collapse.gain is None
+    assert (collapse.saturation, collapse.loss) == (0.3, 10.0)
+
+
 @pytest.mark.parametrize(
     ("config", "value"),
     [
+        (CollapseConfig, {"saturation": 0}),
+        (CollapseConfig, {"saturation": 1.0}),
+        (CollapseConfig, {"gain": 0}),
+        (CollapseConfig, {"loss": 1.0}),
+        (CollapseConfig, {"share": 0.1}),
+        (RewardConfig, {"members": 0}),
+        (RewardConfig, {"advantage_steps": 0}),
+        (RewardConfig, {"target": "q"}),
+        (RewardConfig, {"held_out": 1.0}),
+        (StudentConfig, {"trust_radius": 0}),
+        (StudentConfig, {"pessimism": -1}),
         (NoiseConfig, {"sigma_max": math.inf}),
         (NoiseConfig, {"rho": math.nan}),
         (NoiseConfig, {"bins": 1}),

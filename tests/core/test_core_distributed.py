@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ractd_core.config import Recipe
 from ractd_core.data.flat import FlatDataset
 from ractd_core.stages import make_stage
-from ractd_core.training import Metrics, Trainer
+from ractd_core.training import DivergedError, Metrics, Trainer
 from tests.core.processes import run_workers
 
 CPU = torch.device("cpu")
@@ -56,6 +56,14 @@ def _work(
         trainer = Trainer(stage, stage.optim, seed=3, device=CPU)
         trainer.run(every=4, callback=wish)
         torch.save(trainer.step, folder / f"asked-by-{asking}-{rank}.pt")
+    # What collapses does so for all, by the means over all.
+    absurd = recipe.model_dump()
+    absurd["student"] |= {"reward_weight": 1e3, "collapse": {"saturation": 0.1}}
+    absurd["student"]["optim"] |= {"steps": 200, "lr": 0.01, "warmup_steps": 0}
+    try:
+        train("student", Recipe.model_validate(absurd), data, models, folder / "absurd")
+    except DivergedError as error:
+        (folder / f"collapsed-{rank}").write_text(str(error))
     torch.distributed.destroy_process_group()
 
 
@@ -142,3 +150,6 @@ def test_two_workers_train_as_one(
     for asking, ended in ((0, 4), (1, tiny.regression.optim.steps)):
         steps_done = [torch.load(together / f"asked-by-{asking}-{rank}.pt") for rank in range(2)]
         assert steps_done == [ended, ended]
+    first, second = ((together / f"collapsed-{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert first.startswith("collapsed by step ")

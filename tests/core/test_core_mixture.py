@@ -22,9 +22,9 @@ from ractd_core.diffusion.samplers import (
     sample_euler,
     sample_heun,
 )
-from ractd_core.diffusion.schedule import ddpm_grid, grid
+from ractd_core.diffusion.schedule import ddpm_grid, grid, karras_weight, training_times
 from ractd_core.draws import Draws
-from ractd_core.losses import plan_reward_loss, student_loss
+from ractd_core.losses import action_reward_loss, plan_reward_loss, student_loss
 from ractd_core.training import Metrics, Trainer
 
 CPU = torch.device("cpu")
@@ -69,6 +69,13 @@ class Pays(nn.Module):
         return torch.tanh(8 * x).squeeze(-1)
 
 
+class Slope(nn.Module):
+    """As much as x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(-1)
+
+
 class Distillation(nn.Module):
     def __init__(self, reward_weight: float) -> None:
         super().__init__()
@@ -77,7 +84,8 @@ class Distillation(nn.Module):
         self.network: nn.Module = self.student
         self.memory = nn.ModuleDict()
         self.target = copy.deepcopy(self.student).requires_grad_(False)
-        self.teacher, self.value = MixtureTeacher(), Pays()
+        self.teacher = MixtureTeacher()
+        self.value: nn.Module = Pays()
         self.config = StudentConfig(dsm_weight=0, reward_weight=reward_weight, reward_at="noise")
 
     def forward(self, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
@@ -206,3 +214,125 @@ def test_guidance_chooses_the_mode_that_pays(sample: Sample) -> None:
     # and at the noise levels that decide between them x_0 varies by more than is taken.
     assert 0.65 < shares[2] < 0.84
     assert shares[0] == pytest.approx(1 - shares[2], abs=0.04)
+
+
+# The pull of a linear reward R(x) = k·x: how far, not only where to
+
+
+class Moved(ConsistencyTrajectory):
+    """The teacher's prediction and ``by`` (horizon, dims), the only thing to be learnt."""
+
+    def __init__(self, horizon: int, dims: int) -> None:
+        super().__init__(nn.Identity(), NOISE)
+        self.teacher = MixtureTeacher()
+        self.by = nn.Parameter(torch.zeros(horizon, dims))
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, cond: Tensor) -> Tensor:
+        out: Tensor = self.teacher(x, t, cond) + self.by
+        return out
+
+
+DIRECTION = torch.tensor([0.7, -0.3])
+
+
+def moved_by(
+    weight: float, horizon: int, *, executed: bool = False, trust_radius: float | None = None
+) -> tuple[Tensor, float]:
+    """Where denoising under the reward ends on one large batch, and the mean of λ(t) over it."""
+    rows = 4000
+    config = StudentConfig(
+        ctm_weight=0, reward_weight=weight, reward_states=None, trust_radius=trust_radius
+    )
+    student = Moved(horizon, 2)
+    source = torch.Generator().manual_seed(3)
+    signs = torch.randint(2, (rows, horizon, 2), generator=source)
+    x0 = MODES[signs] + STD * torch.randn(rows, horizon, 2, generator=source)
+
+    def reward(x: Tensor) -> Tensor:
+        return torch.einsum("...d,d->...", x[..., :2], DIRECTION)
+
+    reward_loss = (
+        partial(action_reward_loss, reward, observation_dims=3)
+        if executed
+        else partial(plan_reward_loss, reward, states=None)
+    )
+
+    def loss() -> Tensor:
+        drawn, cond = Draws(0, 0, rows, CPU), torch.zeros(rows, 3)
+        teacher = student.teacher
+        return student_loss(student, student, teacher, reward_loss, x0, cond, drawn, config)[0]
+
+    if trust_radius is None:
+        # Of a quadratic, one step of Newton's method is the end.
+        [slope] = torch.autograd.grad(loss(), student.by)
+        nn.init.constant_(student.by, 0.1)
+        [other] = torch.autograd.grad(loss(), student.by)
+        at = -0.1 * slope / (other - slope)
+    else:
+        optimizer = torch.optim.SGD(student.parameters(), lr=2e-5)
+        for _ in range(150):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss())
+            optimizer.step()
+        at = student.by.detach()
+    t = training_times(NOISE, config.times, Draws(0, 0, rows, CPU))
+    return at, float(karras_weight(NOISE, t).mean())
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+@pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
+def test_a_reward_moves_predictions_by_its_closed_form(weight: float, horizon: int) -> None:
+    """λ|G - x_0|² / (H d) - σ Σ k·G is least at E[x_0|x_t] + σ k H d / (2 λ)."""
+    plain, _ = moved_by(0.0, horizon)
+    found, weighting = moved_by(weight, horizon)
+    expected = weight * DIRECTION * horizon * 2 / (2 * weighting)
+    torch.testing.assert_close(
+        found - plain, expected.expand(horizon, 2), rtol=2e-3, atol=1e-5 + 1e-4 * weight
+    )
+    # Without it nothing moves: the teacher's prediction is the best one.
+    assert float(plain.abs().max()) < 0.03
+
+
+def test_an_actions_reward_moves_the_executed_one_by_its_closed_form() -> None:
+    plain, _ = moved_by(0.0, 4, executed=True)
+    found, weighting = moved_by(2.0, 4, executed=True)
+    expected = 2.0 * DIRECTION * 4 * 2 / (2 * weighting)
+    torch.testing.assert_close((found - plain)[0], expected, rtol=2e-3, atol=1e-3)
+    torch.testing.assert_close(found[1:], plain[1:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.5])
+def test_the_pull_ends_at_the_trust_radius(radius: float) -> None:
+    """min(closed form, radius): an absurd weight changes the distance no more."""
+    free, _ = moved_by(1000.0, 1)
+    assert float(free.abs().min()) > 0.6
+    held, _ = moved_by(1000.0, 1, trust_radius=radius)
+    expected = (radius * DIRECTION.sign())[None]
+    torch.testing.assert_close(held, expected, rtol=0, atol=0.03)
+
+
+def test_a_students_network_stays_within_the_trust_radius_of_the_teacher() -> None:
+    def strayed(radius: float | None) -> Tensor:
+        """How far the student's predictions lie from the teacher's, (n,), at all noise levels."""
+        stage = Distillation(0.0)
+        stage.value = Slope()
+        stage.config = StudentConfig(ctm_weight=0, reward_weight=20.0, trust_radius=radius)
+        config = OptimConfig(steps=400, batch_size=128, lr=3e-3, ema_decay=0.99)
+        trainer = Trainer(stage, config, seed=0, device=CPU)
+        trainer.run(every=400)
+        assert isinstance(trainer.ema, ConsistencyTrajectory)
+        t = grid(NOISE)[:-1].repeat(100)
+        source = torch.Generator().manual_seed(2)
+        signs = torch.randint(2, (len(t),), generator=source)
+        clean = MODES[signs] + STD * torch.randn(len(t), generator=source)
+        x = (clean + t * torch.randn(len(t), generator=source))[:, None, None]
+        with torch.no_grad():
+            found: Tensor = trainer.ema.to_data(x, t, NO_COND)
+            return (found - stage.teacher.forward(x, t, NO_COND)).flatten()
+
+    held, free = strayed(0.2), strayed(None)
+    # The denoising loss pulls back whatever the reward has pulled beyond the radius.
+    assert float(held.median()) == pytest.approx(0.2, abs=0.05)
+    assert float(held.quantile(0.95)) < 0.45
+    # Without it, σ k / (2 λ), λ being 4 at high noise: far beyond the data.
+    assert float(free.median()) == pytest.approx(20 / 8, rel=0.05)

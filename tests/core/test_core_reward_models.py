@@ -137,7 +137,7 @@ def test_beyond_the_radius_nothing_pulls_and_within_it_all_does(radius: float, s
     torch.testing.assert_close(found[near], x[near])
     assert torch.equal(pull[near], weights[near])
     assert not pull[~near].any()
-    assert float((found - anchor).abs().max()) <= radius + 1e-9
+    assert float((found - anchor).abs().max().detach()) <= radius + 1e-9
     assert torch.equal((found - anchor).sign()[~near], (x - anchor).sign()[~near])
 
 

@@ -93,6 +93,17 @@ def test_a_stages_key_changes_with_what_it_reads_and_with_nothing_else(path: str
         assert (before != after) == (path.split(".")[0] in reads[kind]), kind
 
 
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_only_a_reward_model_of_whole_windows_is_one_of_its_windows(network: str) -> None:
+    recipe = apply(Recipe(), {"reward.network": network})
+    for other in (
+        apply(recipe, {"window.horizon": 80}),
+        apply(recipe, {"window.padding": "none"}),
+    ):
+        before, after = (context().request("reward", each).name for each in (recipe, other))
+        assert (before != after) == (network == "conv")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stages_key_changes_with_the_data(kind: str) -> None:
     names = {context(fingerprint=c * 64).request(kind, Recipe()).name for c in "abc"}

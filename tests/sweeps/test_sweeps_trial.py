@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ractd_core.config import merged
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import load
 from ractd_core.draws import Draws
@@ -21,23 +22,26 @@ from sweeps.search_space import Scalar
 from sweeps.spec import SELECTION_SEED, load_spec
 from sweeps.stage_store import MODEL
 from sweeps.trial import CHECKPOINT, CURVE, EPISODES, STOP, run_trial
+from tests.sweeps.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
 Spec = Callable[..., Path]
-Start = Callable[[str], TaskContext]
+Start = Callable[..., TaskContext]
 Rows = list[dict[str, Any]]
 VALUES: dict[str, Scalar] = {"window.horizon": 16, "student.reward_weight": 1e-3}
 
 
 @pytest.fixture
 def start(tiny: Spec, tmp_path: Path) -> Start:
-    """A context on a dataset that is there, with a storage of its own."""
-    spec = load_spec(str(tiny(data={"transitions": 1000})))
+    """A context on a dataset that is there, with a storage of its own and changes to its recipe."""
+    data = {"transitions": 1000}
+    spec = load_spec(str(tiny(data=data)))
     [dataset] = spec.datasets()
     make_local(dataset, spec.data.recipe())
 
-    def make(storage: str) -> TaskContext:
+    def make(storage: str, **recipe: Any) -> TaskContext:
+        spec = load_spec(str(tiny(data=data, recipe=merged(TINY["recipe"], recipe))))
         folder = SweepFolder(tmp_path / storage, spec.name)
         folder.freeze(spec)
         return TaskContext(folder, spec, dataset, load(dataset).fingerprint)
@@ -139,3 +143,18 @@ def test_a_trial_that_is_asked_to_stop_ends_as_pruned_with_the_reason(start: Sta
     assert not there & {MODEL, EPISODES, CHECKPOINT}
     # Asked again, as after a kill, it says what it said and does nothing.
     assert run(context)[1:] == (rows, record)
+
+
+def test_a_trial_that_collapses_is_recorded_as_diverged_with_the_reason(start: Start) -> None:
+    # No student is so close to its data: sooner or later it predicts something beyond their range.
+    context = start("collapsed", student={"collapse": {"gain": None, "saturation": 1e-9}})
+    plan, rows, record = run(context)
+    assert record is not None
+    assert record["status"] == "failed"
+    assert record["reason"].startswith("diverged: collapsed by step ")
+    assert "of the data's range (limit 0%)" in record["reason"]
+    # What it was scored at until then stays, and nothing is left that could be taken for a result.
+    assert len(rows) < 3
+    assert record["steps"] == (rows[-1]["step"] if rows else 0)
+    assert record["selection"] is None
+    assert not {path.name for path in plan.folder.iterdir()} & {MODEL, EPISODES, CHECKPOINT}
