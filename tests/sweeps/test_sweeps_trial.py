@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.flatten import DIAGNOSTICS as DIAGNOSTIC_COLUMNS
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import load
 from ractd_core.evaluate import Evaluation
@@ -85,6 +86,7 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
     assert (whole.folder / MODEL).exists()
     found = record["diagnostics"]
     assert found == read_json(whole.folder / DIAGNOSTICS)
+    assert set(found) == set(DIAGNOSTIC_COLUMNS), "the report reads each by its name"
     # Every state of four episodes of 300 steps, and what followed.
     assert found["reward_pairs_own"] == 4 * 301
     assert found["reward_r2_held_out"] < 1
