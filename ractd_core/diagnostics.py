@@ -36,7 +36,7 @@ _SAME = 0.1
 """Plans are the same within this, root mean square over normalized dimensions: 5 % of the data's
 range."""
 _TEACHER = Sampling(method="heun", calls=20)
-"""Of mixtures of two Gaussians in one and six dimensions, started from sigma_max, it covers what the
+"""Of mixtures of two Gaussians in 1 and 6 dimensions, started from sigma_max, it covers what the
 whole grid does to 0.05; ten calls of DDIM miss up to half of that."""
 _POSITION = slice(0, 2)
 """Where a maze state (x, y, vx, vy) holds its position."""
