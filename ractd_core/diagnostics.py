@@ -82,13 +82,13 @@ def diagnose(
     """
     measured = reward.about["measured"]
     windows = make_windows(data, recipe.window, student.normalizers, device)
-    high = _high_returns(data)[windows.rows(torch.arange(len(windows), device=device))[:, 0].cpu()]
+    high = torch.tensor(_high_returns(data))[windows.starts.cpu()]
     numbers = {
         "reward_r2_train": measured["r2"],
         "reward_r2_held_out": measured["held_out_r2"],
         **_on_own_episodes(reward, played, recipe, device),
         **_on_own_windows(student, reward, windows, device),
-        **_coverage(teacher, windows, torch.tensor(high), device),
+        **_coverage(teacher, windows, high, device),
     }
     return {
         key: None if value is None or not math.isfinite(value) else float(value)
@@ -171,7 +171,7 @@ def _on_own_episodes(
     index = _some(torch.arange(len(windows)), _PAIRS, 0).to(device)
     said = _said(reward, *windows.at(index)).mean(0)[:, :1].cpu()
     returns = returns_to_go(played, config.discount, config.truncation, config.termination_penalty)[
-        windows.rows(index)[:, 0].cpu()
+        windows.starts[index].cpu()
     ]
     low, high = np.array(about["return_scale"])[:, None]
     predicted = LimitsNormalizer(low, high).unnormalize(said).squeeze(1)
