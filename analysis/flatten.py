@@ -33,14 +33,40 @@ _COMMON_COLUMNS = {
     "device": "str",
     "workers": "float64",
 }
-TRIAL_COLUMNS = _COMMON_COLUMNS | {
-    "number": "int64",
-    "selection_rule": "str",
-    "selection_score": "float64",
-    "selection_std": "float64",
-    "selection_episodes": "float64",
-    "selection_first_seed": "float64",
-}
+_QUANTILES = ("q05", "q25", "q50", "q75", "q95")
+DIAGNOSTICS = (
+    "reward_r2_train",
+    "reward_r2_held_out",
+    "reward_r2_own",
+    "reward_rank_own",
+    "reward_bias_own",
+    "reward_pairs_own",
+    "gain",
+    "saturated",
+    "saturated_data",
+    "disagreement",
+    "disagreement_data",
+    "coverage_all",
+    "coverage_all_own",
+    "coverage_high",
+    "coverage_high_own",
+)
+"""What a trial's student was diagnosed with; :mod:`ractd_core.diagnostics` says what they are."""
+
+TRIAL_COLUMNS = (
+    _COMMON_COLUMNS
+    | {
+        "number": "int64",
+        "selection_rule": "str",
+        "selection_score": "float64",
+        "selection_std": "float64",
+        "selection_episodes": "float64",
+        "selection_first_seed": "float64",
+    }
+    | {f"selection_{name}": "float64" for name in _QUANTILES}
+    | dict.fromkeys(DIAGNOSTICS, "float64")
+    | {"diagnostics_failed": "str"}
+)
 ROW_COLUMNS = _COMMON_COLUMNS | {
     "trial": "str",
     "nfe": "float64",
@@ -91,7 +117,10 @@ DATA_COLUMNS = {
 
 
 def trial_line(record: Document) -> Line:
-    """One trial; a parameter beside horizon and weights becomes a column `params.<name>`."""
+    """One trial; a parameter beside horizon and weights becomes a column `params.<name>`.
+
+    Releases before the diagnostics recorded neither them nor the scores' quantiles.
+    """
     params = record.section("params")
     line = _common(record) | {
         "number": record.integer("number"),
@@ -106,7 +135,12 @@ def trial_line(record: Document) -> Line:
             "selection_std": selection.number("std"),
             "selection_episodes": selection.integer("episodes"),
             "selection_first_seed": selection.integer("first_seed"),
+            **{f"selection_{name}": selection.number_or_none(name) for name in _QUANTILES},
         }
+    diagnostics = record.section_or_none("diagnostics")
+    if diagnostics is not None:
+        line |= {name: diagnostics.number_or_none(name) for name in DIAGNOSTICS}
+        line["diagnostics_failed"] = diagnostics.text_or_none("failed")
     known = {"horizon", *WEIGHTS}
     return line | {f"{PARAM_PREFIX}{k}": v for k, v in params.fields.items() if k not in known}
 

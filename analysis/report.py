@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.diagnostics import NOTE as DIAGNOSTICS_NOTE
+from analysis.diagnostics import diagnostics_failures, diagnostics_table, diagnostics_text
 from analysis.figures.returns import plot_returns, returns_info
 from analysis.figures.stability import plot_stability, stability_info
 from analysis.page import Panel, Section, render_page
@@ -85,10 +87,28 @@ def _markdown(sweep: Sweep, lines: tuple[str, ...], table: str, trials: pd.DataF
         "## How to read the numbers",
         _bullets(protocol_lines(sweep)),
         *(["## Failures", _bullets(failures)] if failures else []),
+        *_diagnostics_markdown(sweep),
         "## Trials",
         _NO_TRIALS if trials.empty else f"{to_markdown(trials_text(trials))}\n\n{_TRIALS_NOTE}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _diagnostics_markdown(sweep: Sweep) -> list[str]:
+    section = _diagnostics_section(sweep)
+    if section is None:
+        return []
+    note = section.note.replace("<", "&lt;")
+    return [f"## {section.title}", to_markdown(section.table), note]
+
+
+def _diagnostics_section(sweep: Sweep) -> Section | None:
+    """The winners' diagnostics; None if none was diagnosed."""
+    table = diagnostics_table(sweep)
+    if table.empty:
+        return None
+    note = f"{diagnostics_failures(table)} {DIAGNOSTICS_NOTE}".strip()
+    return Section("Diagnostics", note, diagnostics_text(table))
 
 
 def _bullets(lines: tuple[str, ...]) -> str:
@@ -101,6 +121,7 @@ def _page(
     published = frozenset(
         place for place, method in enumerate(benchmark["method"]) if method == PUBLISHED
     )
+    diagnostics = _diagnostics_section(sweep)
     return render_page(
         name=sweep.name,
         created=sweep.created,
@@ -109,6 +130,7 @@ def _page(
         protocol=protocol_lines(sweep),
         sections=[
             Section("Benchmark", _BENCHMARK_NOTE, benchmark_text(benchmark), published),
+            *([] if diagnostics is None else [diagnostics]),
             Section("Trials", _NO_TRIALS if trials.empty else _TRIALS_NOTE, trials_text(trials)),
         ],
         panels=[panel for dataset in sweep.datasets for panel in _panels(sweep, dataset)],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from analysis.flatten import PARAM_PREFIX, WEIGHTS, Line
+from analysis.flatten import DIAGNOSTICS, PARAM_PREFIX, WEIGHTS, Line
 from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
@@ -78,12 +78,12 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
                 _calls_text(calls, gradients)
                 for calls, gradients in zip(table["nfe"], table["reward_gradients"], strict=True)
             ],
-            "executed": _texts(table["executed_actions"], "{:.0f}"),
+            "executed": number_texts(table["executed_actions"], "{:.0f}"),
             **_weights_text(table),
-            "horizon": _texts(table["horizon"], "{:.0f}"),
-            "episodes": _texts(table["episodes"], "{:.0f}"),
-            "selection score": _texts(table["selection_score"], "{:.1f}"),
-            "gap": _texts(table["gap"], "{:+.1f}"),
+            "horizon": number_texts(table["horizon"], "{:.0f}"),
+            "episodes": number_texts(table["episodes"], "{:.0f}"),
+            "selection score": number_texts(table["selection_score"], "{:.1f}"),
+            "gap": number_texts(table["gap"], "{:+.1f}"),
             "latency ms": [
                 MISSING if pd.isna(value) else three_digits(value) for value in table["latency_ms"]
             ],
@@ -113,7 +113,7 @@ def benchmark_terminal(table: pd.DataFrame) -> str:
 
 
 def trials_table(sweep: Sweep) -> pd.DataFrame:
-    """One line per finished trial, with every searched parameter as a column."""
+    """One line per finished trial, with every searched parameter and diagnosis as a column."""
     further = [name for name in sweep.trials.columns if name.startswith(PARAM_PREFIX)]
     return sweep.trials[
         [
@@ -126,6 +126,7 @@ def trials_table(sweep: Sweep) -> pd.DataFrame:
             "selection_score",
             "steps",
             "seconds",
+            *DIAGNOSTICS,
             "reason",
             "key",
         ]
@@ -141,11 +142,13 @@ def trials_text(table: pd.DataFrame) -> pd.DataFrame:
             "trial": table["number"].astype("str"),
             "status": table["status"],
             **_weights_text(table),
-            "horizon": _texts(table["horizon"], "{:.0f}"),
-            **{name.removeprefix(PARAM_PREFIX): _texts(table[name], "{}") for name in further},
-            "score": _texts(table["selection_score"], "{:.1f}"),
-            "steps": _texts(table["steps"], "{:.0f}"),
-            "seconds": _texts(table["seconds"], "{:.1f}"),
+            "horizon": number_texts(table["horizon"], "{:.0f}"),
+            **{
+                name.removeprefix(PARAM_PREFIX): number_texts(table[name], "{}") for name in further
+            },
+            "score": number_texts(table["selection_score"], "{:.1f}"),
+            "steps": number_texts(table["steps"], "{:.0f}"),
+            "seconds": number_texts(table["seconds"], "{:.1f}"),
             "reason": [MISSING if pd.isna(r) else short_reason(r) for r in table["reason"]],
         }
     )
@@ -228,10 +231,11 @@ def _published_lines(sweep: Sweep) -> list[Line]:
 
 
 def _weights_text(table: pd.DataFrame) -> dict[str, list[str]]:
-    return {symbol: _texts(table[weight], "{:.3g}") for weight, symbol in SYMBOLS.items()}
+    return {symbol: number_texts(table[weight], "{:.3g}") for weight, symbol in SYMBOLS.items()}
 
 
-def _texts(values: pd.Series[float], pattern: str) -> list[str]:
+def number_texts(values: pd.Series[float], pattern: str) -> list[str]:
+    """Each value in `pattern`, a dash where there is none."""
     write: Callable[[object], str] = pattern.format
     return [MISSING if value is None or value != value else write(value) for value in values]
 

@@ -229,7 +229,7 @@ def student_loss(
     on_dsm = config.reward_at == "dsm"
     if config.dsm_weight or (config.reward_weight and on_dsm):
         dsm, clean = dsm_loss(student, x0, x_t, t, cond, config.distance)
-        info["saturated"] = _beyond(clean) - _beyond(x0)
+        info["saturated"] = beyond(clean) - beyond(x0)
     if config.reward_weight:
         if not on_dsm:
             x_t = initial_noise(student.noise, draws.normal(*x0.shape[1:]))
@@ -243,12 +243,12 @@ def student_loss(
         reward = reward_loss(pulled, cond, draws)
         with torch.no_grad():
             info["gain"] = reward_loss(x0, cond, draws) - reward
-            info["saturated"] = _beyond(clean) - _beyond(x0)
+            info["saturated"] = beyond(clean) - beyond(x0)
     loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
     parts = {"loss": loss, "ctm": ctm, "dsm": dsm, "reward": reward}
     return loss, {key: part.detach() for key, part in parts.items()} | info
 
 
-def _beyond(x: Tensor) -> Tensor:
+def beyond(x: Tensor) -> Tensor:
     """The share of entries at or beyond ±1, the ends of the normalized data's range."""
     return (x.detach().abs() > 1 - 1e-3).float().mean()

@@ -1,20 +1,24 @@
-"""One trial: teacher and reward from the store, student, evaluation, record."""
+"""One trial: teacher and reward from the store, student, evaluation, diagnostics, record."""
 
 from __future__ import annotations
 
 import time
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from filelock import FileLock
 
+from ractd_core.data.flat import FlatDataset
 from ractd_core.data.store import load
+from ractd_core.diagnostics import diagnose
 from ractd_core.evaluate import Evaluation, evaluate
-from ractd_core.files import write_json, write_text
+from ractd_core.files import read_json, write_json, write_text
 from ractd_core.policy import Planner, make_policy
-from ractd_core.stages import Model, make_stage
+from ractd_core.stages import Model, load_model, make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer
 from sweeps.build import ensure_stage
 from sweeps.jsonl import Row, append_row, read_rows
@@ -26,10 +30,12 @@ from sweeps.workers import Payload, Report, device, run_on_workers
 
 CURVE = "curve.jsonl"
 EPISODES = "episodes.csv"
+DIAGNOSTICS = "diagnostics.json"
 CHECKPOINT = "checkpoint.safetensors"
 STOP = "stop"
 ABOUT = "trial.json"
 _REASON_LENGTH = 300
+_QUANTILES = (5, 25, 50, 75, 95)
 
 
 def run_trial(payload: Payload, report: Report) -> None:
@@ -92,10 +98,11 @@ def plan_of(payload: Payload) -> TrialPlan:
 def train_student(payload: Payload, report: Report) -> None:
     """Train and score the student; several workers share the episodes, and worker 0 writes.
 
-    Leaves ``curve.jsonl``, ``model.safetensors`` and ``episodes.csv`` (the selection episodes) in
-    the trial's folder, and a checkpoint after every row of the curve. Once a file ``stop`` is
-    there, training ends after the next row and nothing else is written. Asking is better than
-    killing: Ray Train's workers outlive a trial that is killed and keep their resources.
+    Leaves ``curve.jsonl``, ``model.safetensors``, ``diagnostics.json`` and ``episodes.csv`` (the
+    selection episodes) in the trial's folder, and a checkpoint after every row of the curve. Once a
+    file ``stop`` is there, training ends after the next row and nothing else is written. Asking is
+    better than killing: Ray Train's workers outlive a trial that is killed and keep their
+    resources.
     """
     plan, where = plan_of(payload), device()
     spec, store = plan.context.spec.evaluation, plan.context.folder.store
@@ -117,10 +124,11 @@ def train_student(payload: Payload, report: Report) -> None:
         report(row)
     clock = time.monotonic()
 
-    def play(model: Model, episodes: int) -> Evaluation:
+    def play(model: Model, episodes: int, *, record: bool = False) -> Evaluation:
         executed = plan.recipe.policy.executed_actions
         policy = make_policy(Planner(model, where), executed_actions=executed)
-        return evaluate(policy, plan.context.dataset, selection_seeds(episodes))
+        seeds = selection_seeds(episodes)
+        return evaluate(policy, plan.context.dataset, seeds, record=record)
 
     def score(trainer: Trainer, metrics: Metrics) -> bool:
         nonlocal clock
@@ -137,10 +145,34 @@ def train_student(payload: Payload, report: Report) -> None:
     trainer.run(every=spec.every, callback=score)
     if trainer.step == stage.optim.steps:
         model = stage.result(trainer.ema, normalizers)
-        result = play(model, spec.selection_episodes)
+        result = play(model, spec.selection_episodes, record=True)
         if trainer.rank == 0:
             model.save(plan.folder / MODEL)
+            found = _diagnostics(plan, model, parents, data, result, where)
+            write_json(plan.folder / DIAGNOSTICS, found)
+            # Last: a trial is complete where this file is.
             write_text(plan.folder / EPISODES, result.csv())
+
+
+def _diagnostics(
+    plan: TrialPlan,
+    model: Model,
+    parents: dict[str, Path],
+    data: FlatDataset,
+    result: Evaluation,
+    where: torch.device,
+) -> dict[str, Any]:
+    """What :func:`ractd_core.diagnostics.diagnose` finds, or under ``failed`` why it could not.
+
+    A score is worth having without its explanation; only trouble with the storage is raised.
+    """
+    try:
+        reward, teacher = (load_model(parents[k], k, device=where) for k in ("reward", "teacher"))
+        return {**diagnose(model, reward, teacher, data, result.dataset(), plan.recipe, where)}
+    except OSError:
+        raise
+    except Exception as error:
+        return {"failed": failure_reason(error)}
 
 
 def selection_seeds(episodes: int) -> range:
@@ -154,6 +186,7 @@ def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = 
     resources = plan.context.spec.resources.student
     now = datetime.now(UTC)
     seconds = sum(row["seconds"] for row in rows)
+    found = plan.folder / DIAGNOSTICS
     record: Record = {
         "kind": "trial",
         **plan.identity(),
@@ -166,6 +199,7 @@ def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = 
         "device": rows[-1]["device"] if rows else device().type,
         "workers": resources.workers,
         "selection": _selection(plan) if status == "completed" else None,
+        "diagnostics": read_json(found) if found.exists() else None,
         "finished": now.isoformat(timespec="seconds"),
         "versions": versions(),
     }
@@ -181,4 +215,5 @@ def _selection(plan: TrialPlan) -> dict[str, Any]:
         "std": float(scores.std()) if len(scores) > 1 else 0.0,
         "episodes": len(scores),
         "first_seed": SELECTION_SEED,
+        **{f"q{share:02d}": float(scores.quantile(share / 100)) for share in _QUANTILES},
     }

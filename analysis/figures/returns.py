@@ -13,8 +13,8 @@ from analysis.records import Sweep
 
 _BINS = 30
 _DATA = "data"
-_SHOWN = (_DATA, "teacher", "ractd")
-"""Drawn at once; the others a reader adds by their entries of the legend."""
+_SHOWN = (_DATA, "teacher", "ctd", "ractd")
+"""Drawn at once, as in the paper's figure 3; the others a reader adds by the legend."""
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ VELOCITY = slice(2, 4)
 class Windows(ABC):
     """Normalized windows ``x0`` (batch, horizon, dims) with ``cond`` (batch, context · obs_dim).
 
-    ``starts`` are the rows at which a window may begin. Raises :class:`DataError` if there is none
-    (``padding="none"`` and every episode shorter).
+    Raises :class:`DataError` if there is none (``padding="none"`` and every episode shorter).
     """
 
     def __init__(
@@ -62,6 +61,11 @@ class Windows(ABC):
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def starts(self) -> Tensor:
+        """The data's rows at which windows begin, (len(self),)."""
+        return self._starts
 
     def rows(self, index: Tensor) -> Tensor:
         """The data's rows (batch, horizon) behind windows; what is held repeats the last one."""

@@ -99,6 +99,9 @@ def test_returns_share_their_bins(full: SweepBuilder) -> None:
         assert sum(group.shares) == pytest.approx(1)
     figure = plot_returns(info)
     assert figure.data[0].name.startswith("data: mean 43.7, n = 300")
+    # The paper's figure 3.
+    shown = [trace.name.partition(":")[0] for trace in figure.data if trace.visible is True]
+    assert shown == ["data", "teacher", "ctd", "ractd"]
 
 
 def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder) -> None:
@@ -123,7 +126,8 @@ def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder)
     assert len(set(own.values())) == len(own)
     assert after["teacher:ddim-20"] == (own["teacher"], "dot", True)
     assert after["reward-in-both:2"] == (own["reward-in-both"], "dot", "legendonly")
-    assert {method for method in METHODS if after[method][2] is True} == {"teacher", "ractd"}
+    shown = {method for method in METHODS if after[method][2] is True}
+    assert shown == {"teacher", "ctd", "ractd"}
 
 
 def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:

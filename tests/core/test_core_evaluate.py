@@ -73,6 +73,39 @@ def test_an_episode_does_not_depend_on_order_batch_or_company(policy: PlanAndTra
     assert len(set(straight.returns.tolist())) == 40
 
 
+def test_recorded_steps_are_what_was_played_and_recording_changes_nothing(
+    policy: PlanAndTrack,
+) -> None:
+    seeds = [7, 0, 39]
+    plain = evaluate(policy, DENSE, seeds)
+    with pytest.raises(ValueError, match="record=True"):
+        plain.dataset()
+    result = evaluate(policy, DENSE, seeds, record=True)
+    np.testing.assert_array_equal(result.returns, plain.returns)
+    data = result.dataset()
+    assert data.bounds.tolist() == [0, 301, 602, 903]
+    assert data.terminated.tolist() == [False] * 3
+    for episode, seed in enumerate(seeds):
+        rows = slice(data.bounds[episode], data.bounds[episode + 1])
+        observations, actions, rewards = (
+            values[rows] for values in (data.observations, data.actions, data.rewards)
+        )
+        # Played again, action by action, the simulator goes the same way.
+        env = Maze2d(DENSE.task)
+        seen, paid = [env.reset(seed=seed)[0]], []
+        for action in actions[:-1]:
+            state, reward, *_ = env.step(action.astype(np.float64))
+            seen.append(state.copy())
+            paid.append(reward)
+        env.close()
+        np.testing.assert_allclose(observations, seen, atol=1e-3)
+        np.testing.assert_allclose(rewards[:-1], paid, atol=1e-3)
+        assert rewards[:-1].sum(dtype=np.float64) == pytest.approx(result.returns[episode], 1e-5)
+        assert not actions[-1].any()
+        assert rewards[-1] == 0
+    assert np.abs(data.actions).max() <= 1
+
+
 def test_every_seed_is_played_exactly_once(
     policy: PlanAndTrack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,15 +239,19 @@ def _work(rank: int, folder: Path, model: Path, name: DatasetName, tasks: list[l
     for seeds in tasks:
         own.clear()
         with patch.object(Locomotion, "reset", counted):
-            result = evaluate(policy_of(model), name, seeds)
-        arrays = {key: getattr(result, key) for key in ("seeds", "returns", "lengths")}
-        results.append((arrays | {"terminated": result.terminated}, dict(own)))
+            result = evaluate(policy_of(model), name, seeds, record=True)
+        keys = ("seeds", "returns", "lengths", "terminated", "steps")
+        results.append(({key: getattr(result, key) for key in keys}, dict(own)))
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_workers_share_the_episodes_and_both_get_them_all(
-    action_models: dict[str, Path], hopper: DatasetName, played: Evaluation, tmp_path: Path
+    action_models: dict[str, Path],
+    hopper: DatasetName,
+    policy: Policy,
+    played: Evaluation,
+    tmp_path: Path,
 ) -> None:
     # An even and an odd number, and fewer episodes than workers.
     counts = (40, 7, 1)
@@ -256,8 +260,11 @@ def test_two_workers_share_the_episodes_and_both_get_them_all(
 
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for index, count in enumerate(counts):
+        alone = evaluate(policy, hopper, tasks[index], record=True).dataset()
         for rank in range(2):
-            same(Evaluation(hopper.task, **found[rank][index][0]), played, slice(count))
+            both = Evaluation(hopper.task, **found[rank][index][0])
+            same(both, played, slice(count))
+            assert both.dataset().fingerprint == alone.fingerprint
         shares = [Counter(found[rank][index][1]) for rank in range(2)]
         # Nothing is played twice, and neither worker plays all.
         assert shares[0] + shares[1] == Counter(tasks[index])

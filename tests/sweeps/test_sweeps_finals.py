@@ -104,6 +104,12 @@ def test_a_completed_trials_record_says_how_it_was_chosen(context: TaskContext) 
         "std": 10.0,
         "episodes": 3,
         "first_seed": SELECTION_SEED,
+        # Between the scores 80, 90 and 100, linearly.
+        "q05": pytest.approx(81.0),
+        "q25": pytest.approx(85.0),
+        "q50": pytest.approx(90.0),
+        "q75": pytest.approx(95.0),
+        "q95": pytest.approx(99.0),
     }
     assert record.items() >= plan.identity().items()
     assert not (plan.folder / CHECKPOINT).exists()

@@ -7,21 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.flatten import DIAGNOSTICS as DIAGNOSTIC_COLUMNS
 from ractd_core.config import merged
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import load
 from ractd_core.draws import Draws
-from ractd_core.files import write_text
+from ractd_core.evaluate import Evaluation
+from ractd_core.files import read_json, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Scalar
 from sweeps.spec import SELECTION_SEED, load_spec
 from sweeps.stage_store import MODEL
-from sweeps.trial import CHECKPOINT, CURVE, EPISODES, STOP, run_trial
+from sweeps.trial import CHECKPOINT, CURVE, DIAGNOSTICS, EPISODES, STOP, run_trial
 from tests.sweeps.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("project_home")
@@ -76,11 +79,25 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
     episodes = pd.read_csv(whole.folder / EPISODES)
     count = whole.context.spec.evaluation.selection_episodes
     assert list(episodes["seed"]) == list(range(SELECTION_SEED, SELECTION_SEED + count))
-    assert record["selection"]["score"] == pytest.approx(episodes["score"].mean())
+    selection, scores = record["selection"], np.sort(episodes["score"])
+    assert selection["score"] == pytest.approx(scores.mean())
+    # Of four scores the quartiles lie a quarter of the way from the second and to the third.
+    assert selection["q25"] == pytest.approx(scores[0] + 0.75 * (scores[1] - scores[0]))
+    assert selection["q50"] == pytest.approx((scores[1] + scores[2]) / 2)
+    assert scores[0] <= selection["q05"] <= selection["q25"]
+    assert selection["q75"] <= selection["q95"] <= scores[-1]
     assert (record["status"], record["number"], record["steps"]) == ("completed", 3, 30)
     store = whole.context.folder.store
     assert all(store.find(name) for name in record["stages"].values())
     assert (whole.folder / MODEL).exists()
+    found = record["diagnostics"]
+    assert found == read_json(whole.folder / DIAGNOSTICS)
+    assert set(found) == set(DIAGNOSTIC_COLUMNS), "the report reads each by its name"
+    # Every state of four episodes of 300 steps, and what followed.
+    assert found["reward_pairs_own"] == 4 * 301
+    assert found["reward_r2_held_out"] < 1
+    assert found["disagreement"] is None
+    assert 0 <= found["coverage_high"] <= 1
     assert not (whole.folder / CHECKPOINT).exists()
 
     def interrupt(row: dict[str, Any]) -> None:
@@ -97,6 +114,7 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
     curves = [read_rows(plan.folder / CURVE) for plan in (whole, cut)]
     assert without_clock(curves[0]) == without_clock(curves[1])
     assert continued["selection"] == record["selection"]
+    assert continued["diagnostics"] == record["diagnostics"]
     assert (whole.folder / EPISODES).read_bytes() == (cut.folder / EPISODES).read_bytes()
     assert (whole.folder / MODEL).read_bytes() == (cut.folder / MODEL).read_bytes()
 
@@ -140,7 +158,8 @@ def test_a_trial_that_is_asked_to_stop_ends_as_pruned_with_the_reason(start: Sta
     assert [row["step"] for row in rows] == [10]
     assert record["steps"] == 10
     there = {path.name for path in plan.folder.iterdir()}
-    assert not there & {MODEL, EPISODES, CHECKPOINT}
+    assert not there & {MODEL, DIAGNOSTICS, EPISODES, CHECKPOINT}
+    assert record["diagnostics"] is None
     # Asked again, as after a kill, it says what it said and does nothing.
     assert run(context)[1:] == (rows, record)
 
@@ -158,3 +177,24 @@ def test_a_trial_that_collapses_is_recorded_as_diverged_with_the_reason(start: S
     assert record["steps"] == (rows[-1]["step"] if rows else 0)
     assert record["selection"] is None
     assert not {path.name for path in plan.folder.iterdir()} & {MODEL, EPISODES, CHECKPOINT}
+
+
+@pytest.mark.parametrize("error", [ValueError("no such window"), OSError("disk full")])
+def test_diagnostics_that_fail_do_not_fail_the_trial_unless_the_storage_does(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(self: Evaluation) -> None:
+        raise error
+
+    monkeypatch.setattr(Evaluation, "dataset", fail)
+    context = start("failing")
+    if isinstance(error, OSError):
+        with pytest.raises(OSError, match="disk full"):
+            run(context)
+        assert list(context.folder.trials) == []
+        return
+    _, _, record = run(context)
+    assert record is not None
+    assert record["status"] == "completed"
+    assert record["diagnostics"] == {"failed": "ValueError: no such window"}
+    assert record["selection"]["episodes"] == 4
