@@ -62,11 +62,6 @@ class Windows(ABC):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @property
-    def starts(self) -> Tensor:
-        """The data's rows at which windows begin, (len(self),)."""
-        return self._starts
-
     def rows(self, index: Tensor) -> Tensor:
         """The data's rows (batch, horizon) behind windows; what is held repeats the last one."""
         start = self.starts[index][:, None]
