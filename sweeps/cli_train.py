@@ -283,9 +283,10 @@ def _parents(
         where = folder or asked.out
         path = found[kind] = files[kind] or where / f"{kind}.safetensors"
         if files[kind] is None and not path.is_file():
+            command = asked.command(kind, where)
             problems.append(
-                f"{path}: no {kind} there yet; `{asked.command(kind, where)}` trains it, or name one "
-                f"with --{kind} FILE"
+                f"{path}: no {kind} there yet; `{command}` trains it, or name one with --{kind} "
+                "FILE"
             )
             continue
         try:
