@@ -258,7 +258,7 @@ def test_interrupted_at_any_row_it_goes_on_to_the_same_bits(
 
 
 def test_a_killed_process_is_followed_and_a_running_one_is_not(out: Path, recipe: str) -> None:
-    steps = ("--steps", "300")
+    steps = ("--steps", "120")
     checkpoint = out / "regression.checkpoint.safetensors"
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeps", *words("regression", out, recipe, *steps)],
