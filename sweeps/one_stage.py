@@ -51,13 +51,13 @@ class StageFolder:
         model is damaged.
         """
         model, anew = self.outputs.model, f"delete {self.path / self.kind}.* to train it anew"
-        if not self._about.exists():
-            if model.exists():
-                raise FileError(
-                    f"{model} is there, but not {self._about.name}, which would say what it is "
-                    f"made of; name another --out, or {anew}"
-                )
+        if not (model.exists() or self.outputs.checkpoint.exists()):
             return None
+        if not self._about.exists():
+            raise FileError(
+                f"there is a {self.kind} in {self.path}, but no {self._about.name}, which would "
+                f"say what it is made of; name another --out, or {anew}"
+            )
         there = dict(_leaves(read_json(self._about)))
         wanted = dict(_leaves(_definition(request)))
         differing = [

@@ -257,6 +257,18 @@ def test_interrupted_at_any_row_it_goes_on_to_the_same_bits(
     assert not checkpoint.exists()
 
 
+def test_interrupted_before_its_first_checkpoint_it_can_become_another(
+    out: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", lambda trainer: signal.raise_signal(signal.SIGINT))
+        said = train("teacher", out, recipe, code=130)
+    assert "interrupted before the first checkpoint" in said
+    train("teacher", out, recipe, "--steps", "4")
+    assert [row["step"] for row in read_rows(out / "teacher.jsonl")] == [1, 2, 3, 4]
+    assert "nothing to train" in train("teacher", out, recipe, "--steps", "4")
+
+
 def test_a_killed_process_is_followed_and_a_running_one_is_not(out: Path, recipe: str) -> None:
     steps = ("--steps", "120")
     checkpoint = out / "regression.checkpoint.safetensors"
@@ -405,7 +417,7 @@ def test_a_folder_that_cannot_be_used(out: Path, recipe: str) -> None:
     assert f"delete {out / 'teacher'}.* to train it anew" in message
     model.write_bytes(whole)
     (out / "teacher.json").unlink()
-    assert "but not teacher.json" in refused("teacher", out, recipe)
+    assert "but no teacher.json" in refused("teacher", out, recipe)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
