@@ -271,11 +271,8 @@ class Trainer:
         self.step = int(about["step"])
 
 
-def _compile_networks(stage: nn.Module, device: torch.device) -> None:
-    """Compile the stage's networks in place: each once, where the whole loss holds them many times.
-
-    Only their calls change, so that names and checkpoints stay as they are.
-    """
+def check_compiler(device: torch.device) -> None:
+    """Raise RuntimeError if there is no compiler for :class:`Trainer`'s ``compile``."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")  # as torch looks for it
         if shutil.which(compiler) is None:
@@ -283,5 +280,13 @@ def _compile_networks(stage: nn.Module, device: torch.device) -> None:
                 f"compile needs a C++ compiler, and {compiler} cannot be found; install it, name "
                 "another in CXX, or leave compile out"
             )
+
+
+def _compile_networks(stage: nn.Module, device: torch.device) -> None:
+    """Compile the stage's networks in place: each once, where the whole loss holds them many times.
+
+    Only their calls change, so that names and checkpoints stay as they are.
+    """
+    check_compiler(device)
     for network in stage.children():
         network.compile()

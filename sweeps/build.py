@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ractd_core.config import Recipe
+from ractd_core.data.normalizer import Normalizers
 from ractd_core.data.store import load
-from ractd_core.stages import make_stage
+from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
 from sweeps.jsonl import Row, append_row, read_rows
@@ -52,6 +56,15 @@ def ensure_stage(
     return store.ensure(request, build)
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Where training leaves its result, a row per report, and what it goes on from."""
+
+    model: Path
+    metrics: Path
+    checkpoint: Path
+
+
 def train_stage(payload: Payload, report: Report) -> None:
     """Train the payload's stage to its end, from its checkpoint if there is one.
 
@@ -62,15 +75,45 @@ def train_stage(payload: Payload, report: Report) -> None:
     data = load(parse_dataset_name(payload["dataset"]), payload["fingerprint"])
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
     stage, normalizers = make_stage(payload["kind"], recipe, data, parents, where)
+    train_to_end(
+        stage,
+        normalizers,
+        Outputs(folder / MODEL, folder / METRICS, folder / "checkpoint.safetensors"),
+        where,
+        report,
+        identity=payload["name"],
+        reports=_REPORTS,
+        micro_batch=payload["micro_batch"],
+        compile=payload["compile"],
+    )
+
+
+def train_to_end(
+    stage: StageModule,
+    normalizers: Normalizers,
+    outputs: Outputs,
+    where: torch.device,
+    report: Report,
+    *,
+    identity: str,
+    reports: int,
+    micro_batch: int | None,
+    compile: bool,
+) -> None:
+    """Train ``stage``, from its checkpoint if it has ``identity``, and write its model.
+
+    It is reported, and a checkpoint written, about ``reports`` times. Every worker calls this,
+    worker 0 writes. Raises :class:`~ractd_core.training.DivergedError`.
+    """
     trainer = Trainer(
         stage,
         stage.optim,
         seed=stage.seed,
         device=where,
-        checkpoint=folder / "checkpoint.safetensors",
-        identity=payload["name"],
-        micro_batch=payload["micro_batch"],
-        compile=payload["compile"],
+        checkpoint=outputs.checkpoint,
+        identity=identity,
+        micro_batch=micro_batch,
+        compile=compile,
     )
     clock = time.monotonic()
 
@@ -81,9 +124,9 @@ def train_stage(payload: Payload, report: Report) -> None:
         row |= {"seconds": now - clock, "device": where.type}
         clock = now
         if trainer.rank == 0:
-            append_row(folder / METRICS, row)
+            append_row(outputs.metrics, row)
         report(row)
 
-    trainer.run(every=max(1, stage.optim.steps // _REPORTS), callback=log)
+    trainer.run(every=max(1, stage.optim.steps // reports), callback=log)
     if trainer.rank == 0:
-        stage.result(trainer.ema, normalizers).save(folder / MODEL)
+        stage.result(trainer.ema, normalizers).save(outputs.model)

@@ -15,6 +15,7 @@ from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
 from sweeps.cli_recipe import recipe
+from sweeps.cli_train import train
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
@@ -36,6 +37,7 @@ Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 
 app.command()(tasks)
 app.command()(recipe)
+app.command()(train)
 app.command()(evaluate)
 app.command()(export)
 

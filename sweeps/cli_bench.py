@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tabulate import tabulate
 
-from sweeps.cli_errors import CLEAR_LINE, user_errors
+from sweeps.cli_device import Device, Threads, chosen_device
+from sweeps.cli_errors import user_errors
+from sweeps.cli_progress import progress
 
 if TYPE_CHECKING:
-    import torch
-
     from ractd_core.bench import Machine
     from ractd_core.config import Recipe
     from ractd_core.stages import Model
@@ -27,10 +25,6 @@ bench_app = typer.Typer(
     no_args_is_help=True, help="Measure decisions, training and evaluation beside the machine."
 )
 
-Device = Annotated[
-    Literal["cpu", "cuda"] | None, typer.Option(help="Default: the accelerator, if there is one.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Task = Annotated[str, typer.Option(help="Without a model: the task whose shape it has.")]
 Widths = Annotated[str, typer.Option(help="Without a model: channels per level of the U-Net.")]
@@ -54,7 +48,7 @@ def bench_latency(
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="torch.compile and its AOT: minutes.")
     ] = True,
-    device: Device = None,
+    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,8 +57,8 @@ def bench_latency(
     from ractd_core.stages import load_model
     from ractd_core.tasks import get_task
 
-    with user_errors(), tempfile.TemporaryDirectory() as scratch, _progress() as say:
-        where = _device(device, threads)
+    with user_errors(), tempfile.TemporaryDirectory() as scratch, progress() as say:
+        where = chosen_device(device, threads)
         if models:
             files = models
         else:
@@ -112,7 +106,7 @@ def bench_train(
     horizon: Horizon = 16,
     batch: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.0, help="How long a precision is timed.")] = 10.0,
-    device: Device = None,
+    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,8 +114,8 @@ def bench_train(
     from ractd_core.bench import measure_machine, time_training, untrained_data, untrained_models
     from ractd_core.tasks import get_task
 
-    with user_errors(), tempfile.TemporaryDirectory() as scratch, _progress() as say:
-        where = _device(device, threads)
+    with user_errors(), tempfile.TemporaryDirectory() as scratch, progress() as say:
+        where = chosen_device(device, threads)
         recipe, data = _recipe(widths, patch, horizon, batch), untrained_data(get_task(task))
         say("making untrained networks")
         parents = untrained_models(recipe, data, Path(scratch))
@@ -155,7 +149,7 @@ def bench_train(
 def bench_evaluate(
     model: Annotated[Path, typer.Argument(help="A student's or regression's model.safetensors.")],
     episodes: Annotated[int, typer.Option(min=1)] = 100,
-    device: Device = None,
+    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -165,8 +159,8 @@ def bench_evaluate(
     from ractd_core.stages import load_model
     from ractd_core.tasks import parse_dataset_name
 
-    with user_errors(), _progress() as say:
-        where = _device(device, threads)
+    with user_errors(), progress() as say:
+        where = chosen_device(device, threads)
         loaded = load_model(model, "student", "regression", device=where)
         planner = Planner(loaded, where)
         dataset = parse_dataset_name(loaded.about["dataset"])
@@ -182,32 +176,6 @@ def bench_evaluate(
         f"{'the same returns' if times.same_returns else 'OTHER RETURNS'}\n"
         f"one at a time by calls of one row: {times.single_s:.2f} s ({times.single_ratio:.1f} x)"
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Says on stderr what is being done: on one line that is wiped, or in a log line by line."""
-    live = sys.stderr.isatty()
-
-    def say(line: str) -> None:
-        typer.echo(f"{CLEAR_LINE}{line}" if live else line, nl=not live, err=True)
-
-    yield say
-    if live:
-        typer.echo(CLEAR_LINE, nl=False, err=True)
-
-
-def _device(name: str | None, threads: int | None) -> torch.device:
-    import torch
-
-    from ractd_core.tasks import TaskError
-    from sweeps.workers import device, use_threads
-
-    if threads is not None:
-        use_threads(threads)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TaskError("--device cuda: torch finds no CUDA device here; leave it away for the CPU")
-    return torch.device("cpu") if name == "cpu" else device()
 
 
 def _recipe(widths: str, patch: int, horizon: int, batch: int = 64) -> Recipe:

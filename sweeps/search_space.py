@@ -6,7 +6,7 @@ A field is named by its path in the recipe (``student.optim.lr``) or by one of t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -57,7 +57,8 @@ def _leaves(model: type[Config], prefix: str = "") -> list[str]:
     return paths
 
 
-SEARCHABLE = [path for path in _leaves(Recipe) if not path.startswith(tuple(_ROWS_ALONE))]
+FIELDS = _leaves(Recipe)
+SEARCHABLE = [path for path in FIELDS if not path.startswith(tuple(_ROWS_ALONE))]
 
 
 def canonical_path(name: str) -> str:
@@ -68,8 +69,15 @@ def canonical_path(name: str) -> str:
     for start, row in _ROWS_ALONE.items():
         if path.startswith(start):
             raise ValueError(f"{name!r} belongs to the {row} row; no trial reads it")
-    hint = near(name, [*ALIASES, *SEARCHABLE])
-    raise ValueError(f"{name!r} is not a field of the recipe{hint}")
+    return field_path(name, SEARCHABLE)
+
+
+def field_path(name: str, known: Sequence[str] = FIELDS) -> str:
+    """The path among ``known`` that ``name`` stands for; ValueError with near names if none is."""
+    path = ALIASES.get(name, name)
+    if path in known:
+        return path
+    raise ValueError(f"{name!r} is not a field of the recipe{near(name, [*ALIASES, *known])}")
 
 
 SearchPath = Annotated[str, AfterValidator(canonical_path)]

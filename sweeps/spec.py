@@ -63,6 +63,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str) -> Any:
+    """The plain values of safe YAML, with numbers as specs have them; raises yaml.YAMLError."""
+    return _Loader(text).get_single_data()
+
+
 class SpecError(ValueError):
     """Everything that is wrong with a spec, one problem per line with its path."""
 
@@ -290,7 +295,7 @@ def load_spec(source: str) -> SweepSpec:
 def parse_spec(text: str, where: str) -> SweepSpec:
     """As :func:`load_spec`, from YAML text; ``where`` names it in errors."""
     try:
-        raw = _Loader(text).get_single_data()
+        raw = parse_yaml(text)
     except yaml.YAMLError as error:
         raise SpecError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
