@@ -95,7 +95,8 @@ def test_an_interrupted_trial_ends_as_if_it_had_not_been(start: Start) -> None:
     assert set(found) == set(DIAGNOSTIC_COLUMNS), "the report reads each by its name"
     # Every state of four episodes of 300 steps, and what followed.
     assert found["reward_pairs_own"] == 4 * 301
-    assert found["reward_r2_held_out"] < 1
+    # Where no held-out episode ever met the goal there is no variance to explain.
+    assert found["reward_r2_held_out"] is None or found["reward_r2_held_out"] < 1
     assert found["disagreement"] is None
     assert 0 <= found["coverage_high"] <= 1
     assert not (whole.folder / CHECKPOINT).exists()
