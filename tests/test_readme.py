@@ -109,11 +109,12 @@ def test_every_command_of_the_how_to_runs_as_typed(
 
 
 def test_a_policy_is_exported_and_used_as_shown(tmp_path: Path) -> None:
+    network = {"widths": [8], "patch": 4, "groups": 2}
     recipe = Recipe.model_validate(
         {
-            "window": {"horizon": 8},
-            "teacher": {"network": {"widths": [8], "patch": 4}},
-            "regression": {"network": {"widths": [8], "patch": 4}},
+            "window": {"horizon": 16},
+            "teacher": {"network": network},
+            "regression": {"network": network},
         }
     )
     data = untrained_data(get_task("hopper-medium-v2"))
