@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ractd_core.config import Recipe, Sampling
-from ractd_core.data.flat import FlatDataset, returns_to_go
+from ractd_core.data.flat import DataError, FlatDataset, returns_to_go
 from ractd_core.data.normalizer import LimitsNormalizer
 from ractd_core.data.windows import Windows, make_windows
 from ractd_core.draws import generator
@@ -167,7 +167,12 @@ def _on_own_episodes(
 ) -> Diagnostics:
     config, about = recipe.reward, reward.about
     own = recipe.window.model_copy(update={"horizon": about["horizon"], "history": 1})
-    windows = make_windows(played, own, reward.normalizers, device)
+    try:
+        windows = make_windows(played, own, reward.normalizers, device)
+    except DataError:
+        # Without padding, and no episode is as long as the windows that R reads.
+        unknown: Diagnostics = {f"reward_{key}_own": None for key in ("r2", "rank", "bias")}
+        return unknown | {"reward_pairs_own": 0.0}
     index = _some(torch.arange(len(windows)), _PAIRS, 0).to(device)
     said = _said(reward, *windows.at(index)).mean(0)[:, :1].cpu()
     returns = returns_to_go(played, config.discount, config.truncation, config.termination_penalty)[
@@ -205,13 +210,19 @@ def _coverage(teacher: Model, windows: Windows, high: Tensor, device: torch.devi
 
     The others are drawn apart, so that all cost no more than twice the few.
     """
-    best = _shares(teacher, windows, high.nonzero().squeeze(1), device)
-    rest = best if high.all() else _shares(teacher, windows, (~high).nonzero().squeeze(1), device)
+    # Without padding, the best episodes may all be too short for a window.
+    best, rest = (
+        _shares(teacher, windows, among.nonzero().squeeze(1), device)
+        if among.any()
+        else (None, None)
+        for among in (high, ~high)
+    )
     share = float(high.float().mean())
     found: Diagnostics = {}
     for name, of_best, of_rest in zip(("", "_own"), best, rest, strict=True):
         found[f"coverage_high{name}"] = of_best
-        found[f"coverage_all{name}"] = share * of_best + (1 - share) * of_rest
+        parts = ((share, of_best), (1 - share, of_rest))
+        found[f"coverage_all{name}"] = sum(weight * of for weight, of in parts if of is not None)
     return found
 
 

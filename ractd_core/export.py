@@ -238,6 +238,8 @@ def _score(path: Path, model: Model, planner: Planner) -> dict[str, Any]:
         raise ExportError(f"{path} cannot be read ({error})") from error
     expected = {key: model.about[key] for key in ("kind", "dataset", "fingerprint")}
     expected["network_calls"] = planner.calls
+    # The card says how to act: the first action of a window only.
+    expected["executed_actions"] = 1 if planner.modelled == "actions" else None
     kept = ("score", "interval", "return_mean", "episodes", "first_seed")
     missing = [
         key for key in (*expected, *kept) if not isinstance(record, dict) or key not in record
@@ -248,7 +250,7 @@ def _score(path: Path, model: Model, planner: Planner) -> dict[str, Any]:
         )
     wrong = [f"{k} {record[k]}, not {v}" for k, v in expected.items() if record[k] != v]
     if wrong:
-        raise ExportError(f"{path} is the score of another model: {'; '.join(wrong)}")
+        raise ExportError(f"{path} is the score of another model or way to act: {'; '.join(wrong)}")
     return {key: record[key] for key in kept}
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -288,5 +288,15 @@ def _compile_networks(stage: nn.Module, device: torch.device) -> None:
     Only their calls change, so that names and checkpoints stay as they are.
     """
     check_compiler(device)
-    for network in stage.children():
+    for network in _networks(stage):
         network.compile()
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The networks of a stage, whose ``network`` and ``memory`` may be tables of them."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleDict):
+            # A table is never called itself, so compiling it would do nothing.
+            yield from _networks(child)
+        elif not hasattr(child, "after_step"):  # else a stage of a joint one, whose tables have all
+            yield child

@@ -329,10 +329,14 @@ def _tell(asked: _Asked, folder: StageFolder, model: Model) -> None:
     typer.echo(line)
     if asked.kind == "reward":
         measured = about["measured"]
-        held_out = measured["held_out_r2"]
-        known = "none held out" if held_out is None else f"{held_out:.3g}"
-        typer.echo(f"R² on held-out episodes: {known}; on the others: {measured['r2']:.3g}")
+        held_out, others = (_r2(measured[key]) for key in ("held_out_r2", "r2"))
+        typer.echo(f"R² on held-out episodes: {held_out}; on the others: {others}")
     typer.echo(f"next: {_next(asked, folder)}")
+
+
+def _r2(share: float | None) -> str:
+    """A share of the variance, which there is none of where all is worth the same."""
+    return "none, as there are none or all are worth the same" if share is None else f"{share:.3g}"
 
 
 def _next(asked: _Asked, folder: StageFolder) -> str:

@@ -268,3 +268,45 @@ def test_of_advantages_ranks_are_compared_and_members_disagree(
         value = found[key]
         assert value is not None
         assert value > 0
+
+
+def test_what_is_too_short_for_a_window_costs_its_own_numbers_only(
+    action_models: dict[str, Path], hopper_data: FlatDataset, tiny_actions: Recipe
+) -> None:
+    table = tiny_actions.model_dump()
+    table["window"]["padding"] = "none"
+    table["reward"]["network"] = "conv"
+    recipe = Recipe.model_validate(table)
+    stage, normalizers = make_stage("reward", recipe, hopper_data, {}, CPU)
+    judge = stage.result(stage.network, normalizers)
+    student, _, teacher = loaded(action_models)
+    # Five episodes: four long ones, and a last one of two steps with the best return.
+    first = hopper_data.bounds[:5]
+    rows = int(first[4]) + 3
+    rewards = np.zeros(rows, dtype=np.float32)
+    rewards[first[4]] = 9.0
+    data = dataclasses.replace(
+        hopper_data,
+        observations=hopper_data.observations[:rows],
+        actions=hopper_data.actions[:rows],
+        rewards=rewards,
+        bounds=np.append(first, rows),
+        terminated=np.ones(5, dtype=np.bool_),
+    )
+    # And played are two steps alone.
+    played = dataclasses.replace(
+        data,
+        observations=data.observations[:3],
+        actions=data.actions[:3],
+        rewards=rewards[:3],
+        bounds=np.array([0, 3]),
+        terminated=np.ones(1, dtype=np.bool_),
+    )
+    found = diagnose(student, judge, teacher, data, played, recipe, CPU)
+    assert found["reward_pairs_own"] == 0
+    assert found["coverage_all"] is not None
+    assert found["gain"] is not None
+    for key in ("reward_r2_own", "reward_rank_own", "reward_bias_own"):
+        assert found[key] is None
+    for key in ("coverage_high", "coverage_high_own"):
+        assert found[key] is None

@@ -243,6 +243,7 @@ SCORE = {
     "kind": "student",
     "dataset": "local/maze2d-umaze-v1",
     "network_calls": 1,
+    "executed_actions": None,
     "episodes": 3,
     "first_seed": 9,
     "score": 12.5,
@@ -260,8 +261,9 @@ def test_a_score_comes_along_if_it_is_the_models(models: dict[str, Path], tmp_pa
     assert card["score"]["score"] == 12.5
     assert card["score"]["episodes"] == 3
     for change, message in (
-        ({"network_calls": 2}, "another model: network_calls 2, not 1"),
-        ({"fingerprint": "cd"}, "another model: fingerprint cd"),
+        ({"network_calls": 2}, "way to act: network_calls 2, not 1"),
+        ({"fingerprint": "cd"}, "way to act: fingerprint cd"),
+        ({"executed_actions": 4}, "way to act: executed_actions 4, not None"),
     ):
         file.write_text(json.dumps(record | change))
         with pytest.raises(ExportError, match=message):

@@ -226,7 +226,10 @@ def test_every_task_has_a_recipe_whose_stages_warm_up_before_they_end(
 def test_the_papers_recipe_differs_from_its_code_where_paper_and_code_do(task: Task) -> None:
     paper, released = (flat(recipe_for(task, family)) for family in ("paper", "released"))
     differ = {path: paper[path] for path in paper if paper[path] != released[path]}
-    assert differ == {
+    # The same windows: the released model scores each state by itself, the paper's whole windows.
+    states = released["window.horizon"] if is_maze(task) else 1
+    windows = {"reward.optim.batch_size": released["reward.optim.batch_size"] // states}
+    assert differ == (windows if is_maze(task) else {}) | {
         "teacher.distance": "pseudo_huber",
         "teacher.noise.init_noise": "sigma_max",
         "reward.network": "conv",

@@ -22,7 +22,7 @@ from ractd_core.checkpoint import load_checkpoint, save_checkpoint
 from ractd_core.config import OptimConfig, Recipe
 from ractd_core.data.flat import FlatDataset
 from ractd_core.draws import Draws
-from ractd_core.stages import StudentStage, make_stage
+from ractd_core.stages import STAGES, StageModule, StudentStage, make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer, learning_rate
 
 CPU = torch.device("cpu")
@@ -501,6 +501,27 @@ def test_compiled_networks_train_to_the_same_weights_and_share_checkpoints(
         for key in eager:
             if not key.startswith("optimizer"):
                 torch.testing.assert_close(other[key], eager[key], rtol=1e-3, atol=2e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", STAGES)
+def test_networks_and_neither_their_tables_nor_stages_are_compiled(
+    kind: str,
+    tiny: Recipe,
+    umaze_data: FlatDataset,
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: asked.append(module))
+    stage, _ = make_stage(kind, tiny, umaze_data, models, CPU)
+    Trainer(stage, stage.optim, seed=0, device=CPU, compile=True)
+    assert asked
+    for module in asked:
+        assert type(module) is not nn.ModuleDict
+        assert not isinstance(module, StageModule)
+    trained = {id(p) for p in stage.network.parameters()}
+    assert trained <= {id(p) for module in asked for p in module.parameters()}
 
 
 def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -107,6 +109,16 @@ def numbers(path: Path) -> list[dict[str, Any]]:
 
 
 # What it makes
+
+
+def test_where_all_is_worth_the_same_there_is_no_r2(datasets: Path, out: Path, recipe: str) -> None:
+    data, name = load(NAME), parse_dataset_name("unpaid/maze2d-umaze-v1")
+    unpaid = dataclasses.replace(data, name=name, rewards=np.zeros_like(data.rewards))
+    write_minari(datasets, unpaid, {}, "waypoints", "a maze without a goal")
+    options = ("--recipe", recipe, "--device", "cpu", "--threads", "1")
+    said = ractd("train", "reward", str(name), "--out", str(out), *options)
+    assert "held-out episodes: none, as there are none or all are worth the same; on the" in said
+    assert "others: none, as there are none" in said
 
 
 def test_teacher_reward_student_score(out: Path, recipe: str) -> None:
