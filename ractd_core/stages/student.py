@@ -40,7 +40,11 @@ class _FirstLoss(nn.Module):
 
 
 class StudentStage(StageModule):
-    """One-step distillation of a frozen teacher under a frozen reward model."""
+    """One-step distillation of a frozen teacher under a frozen reward model.
+
+    Raises ValueError for a reward model that cannot be read as ``config`` says: one that has not
+    been measured, or pessimism about a single member.
+    """
 
     network: ConsistencyTrajectory
 
@@ -60,6 +64,12 @@ class StudentStage(StageModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.memory["target"] = self.target
         self.teacher, self.value = teacher.network, reward.network
+        if config.pessimism and reward.about["members"] == 1:
+            raise ValueError(
+                f"student.pessimism {config.pessimism:g} is about the disagreement of an ensemble, "
+                "and the reward model has 1 member: train one with reward.members 2 or more, or "
+                "set pessimism to 0"
+            )
         # A reward model that trains beside the student has not been measured; the standard
         # deviation of what it says then counts as 1, half the range of normalized returns.
         measured = reward.about.get("measured", {})

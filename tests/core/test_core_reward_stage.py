@@ -405,6 +405,15 @@ def test_joint_training_has_no_gradient_to_scale_by(tiny: Recipe, umaze_data: Fl
         make_stage("joint", recipe, umaze_data, {}, CPU)
 
 
+def test_one_member_does_not_disagree_with_itself(
+    tiny: Recipe, umaze_data: FlatDataset, models: dict[str, Path]
+) -> None:
+    # The recipe's reward model is an ensemble, the file at hand is not.
+    recipe = changed(tiny, reward={"members": 2}, student={"pessimism": 0.5})
+    with pytest.raises(ValueError, match=r"pessimism 0\.5 .*, and the reward model has 1 member"):
+        make_stage("student", recipe, umaze_data, models, CPU)
+
+
 @pytest.mark.parametrize("modelled", ["states", "actions"])
 @pytest.mark.parametrize(
     "fields",
