@@ -14,7 +14,6 @@ What is written is read again and compared with the planner before it is put in 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
 import logging
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ractd_core.config import Sampling
-from ractd_core.files import FileError, new_folder, read_json, write_json
+from ractd_core.files import FileError, new_folder, read_json, sha256, write_json
 from ractd_core.policy import Planner
 from ractd_core.stages import Model, load_model
 
@@ -91,7 +90,7 @@ def export_policy(
         planner = Planner(loaded, torch.device("cpu"), Sampling(calls=calls))
     except ValueError as error:
         raise ExportError(f"{model}: {error}") from error
-    scored = None if score is None else _score(score, loaded, planner)
+    scored = None if score is None else _score(score, model, loaded, planner)
     if "onnx" in formats:
         require_onnx()
     program = trace(planner)
@@ -102,7 +101,7 @@ def export_policy(
             _SAVE[kind](program, path)
             files[kind] = {
                 "file": path.name,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": sha256(path),
                 "largest_difference": _checked(kind, path, planner),
             }
         card = _card(loaded, planner, files, scored)
@@ -230,14 +229,14 @@ def _checked(kind: str, path: Path, planner: Planner) -> float:
     return worst
 
 
-def _score(path: Path, model: Model, planner: Planner) -> dict[str, Any]:
-    """The evaluation record at ``path``, if it is of this model at this number of calls."""
+def _score(path: Path, file: Path, model: Model, planner: Planner) -> dict[str, Any]:
+    """The evaluation record at ``path``, if it is of the model ``file`` at this number of calls."""
     try:
         record = read_json(path)
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({error})") from error
     expected = {key: model.about[key] for key in ("kind", "dataset", "fingerprint")}
-    expected["network_calls"] = planner.calls
+    expected |= {"model_sha256": sha256(file), "network_calls": planner.calls}
     # The card says how to act: the first action of a window only.
     expected["executed_actions"] = 1 if planner.modelled == "actions" else None
     kept = ("score", "interval", "return_mean", "episodes", "first_seed")

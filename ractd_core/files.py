@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,12 @@ class FileError(ValueError):
 def home() -> Path:
     """``RACTD_HOME`` (default ``~/.ractd``): caches and the default storage."""
     return Path(os.environ.get("RACTD_HOME") or Path.home() / ".ractd").expanduser().absolute()
+
+
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

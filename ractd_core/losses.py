@@ -242,7 +242,8 @@ def student_loss(
             pulled = within(clean, anchor, config.trust_radius)
         reward = reward_loss(pulled, cond, draws)
         with torch.no_grad():
-            info["gain"] = reward_loss(x0, cond, draws) - reward
+            own = reward if pulled is clean else reward_loss(clean, cond, draws)
+            info["gain"] = reward_loss(x0, cond, draws) - own
             info["saturated"] = beyond(clean) - beyond(x0)
     loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
     parts = {"loss": loss, "ctm": ctm, "dsm": dsm, "reward": reward}

@@ -22,6 +22,9 @@ tasks. Rows that name a task under ``ours_like`` were not released: they are our
 - Fewer than 20,000 rows of data: a tenth of the student's batch and a quarter of the teacher's
   warm-up, since a run of so few steps would end before it had warmed up.
 
+Neither the released code nor the paper watches for collapse: nothing ends a run of these two
+families but a loss that is not finite.
+
 The released code counts epochs, a recipe counts optimizer steps: ``epochs * rows // batch`` with
 the rows of D4RL's own file, so that a recipe depends on the task alone. That is an upper bound:
 windows do not start at an episode's last steps, and a few episodes are held out there.
@@ -216,6 +219,7 @@ def _released(task: Task) -> Recipe:
                 "times": "mixed",
                 "distance": "squared_pseudo_huber",
                 "dropout": 0.2,
+                "collapse": {"saturation": None, "gain": None, "loss": None},
             },
             # Not part of the release: the teacher's network and budget, so that they compare.
             "regression": {"optim": teacher_optim, "network": network},

@@ -41,7 +41,7 @@ def evaluate(
     from analysis.stats import bootstrap_mean
     from ractd_core.config import Sampling
     from ractd_core.evaluate import evaluate as play
-    from ractd_core.files import write_text
+    from ractd_core.files import sha256, write_text
     from ractd_core.policy import Planner, make_policy
     from ractd_core.stages import load_model
     from ractd_core.tasks import TaskError, parse_dataset_name
@@ -64,7 +64,9 @@ def evaluate(
     interval = bootstrap_mean(result.scores)
     about = {
         "model": str(model),
+        "model_sha256": sha256(model),
         "kind": loaded.about["kind"],
+        "trained": loaded.about.get("trained"),
         "dataset": str(dataset),
         "fingerprint": loaded.about["fingerprint"],
         "network_calls": planner.calls,

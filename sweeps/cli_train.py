@@ -67,7 +67,7 @@ def train(
     ] = False,
 ) -> None:
     """Train one stage. Interrupted or killed, the same command goes on to the same result."""
-    from ractd_core.data.fetch import sha256
+    from ractd_core.files import sha256
     from ractd_core.tasks import TaskError
     from ractd_core.training import DivergedError, check_compiler
     from sweeps.one_stage import StageFolder

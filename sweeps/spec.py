@@ -409,16 +409,43 @@ def _check_reward(
             f"{_where(search, path)}: advantage is of actions, a maze's plan is one of states: "
             "write return"
         )
-    path = "student.reward_scale"
-    if _may_be(recipe, search, path, "gradient"):
-        problems += [
-            f"rows.{index}: {row!r} trains its reward model beside the student, while "
-            f"{_where(search, path)} gradient needs one that is there before: write none, or "
-            "leave the row out"
-            for index, row in enumerate(rows)
-            if entry(Row, row) and parse_row(row)[0] == "joint"
-        ]
-    return problems
+    methods = {
+        index: parse_row(row)[0] for index, row in enumerate(rows) if entry(Row, row) is not None
+    }
+    # What a method cannot do, where that is asked for, and why.
+    misfits: list[tuple[tuple[str, ...], str, bool, str]] = [
+        (
+            ("joint",),
+            "student.reward_scale",
+            _may_be(recipe, search, "student.reward_scale", "gradient"),
+            "gradient needs a reward model that is there before the student",
+        ),
+        (
+            ("joint",),
+            "reward.target",
+            _may_be(recipe, search, "reward.target", "advantage"),
+            "advantage needs a value function that is learned before the student",
+        ),
+        (
+            ("reward-in-teacher", "reward-in-both"),
+            "student.reward_scale",
+            _may_be(recipe, search, "student.reward_scale", "gradient"),
+            "gradient is the student's unit of the reward, which a teacher does not have",
+        ),
+        (
+            ("reward-in-teacher", "reward-in-both"),
+            "student.pessimism",
+            "student.pessimism" in search or recipe.student.pessimism > 0,
+            "above 0 is the student's alone",
+        ),
+    ]
+    return problems + [
+        f"rows.{index}: {rows[index]!r} cannot be had with {_where(search, path)}: {why}; change "
+        "it, or leave the row out"
+        for index, method in methods.items()
+        for those, path, asked, why in misfits
+        if asked and method in those
+    ]
 
 
 def _may_be(recipe: Recipe, search: dict[str, Parameter], path: str, value: Scalar) -> bool:

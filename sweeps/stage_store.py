@@ -13,7 +13,6 @@ goes on from its checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from ractd_core.config import Recipe
-from ractd_core.files import STAGE_SCHEMA, read_json, write_json, write_text
+from ractd_core.files import STAGE_SCHEMA, read_json, sha256, write_json, write_text
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 
@@ -55,9 +54,6 @@ class StageRequest:
     def definition(self) -> dict[str, Any]:
         """The part of the recipe that this kind of stage reads, and what it is trained on."""
         recipe = self.recipe.model_dump(mode="json")
-        if not recipe["teacher"]["reward_weight"]:
-            # Teachers are what they were before they could have a reward.
-            del recipe["teacher"]["reward_weight"]
         together = {part: recipe[part] for part in ("teacher", "reward", "student")}
         definition = {
             "schema": STAGE_SCHEMA,
@@ -99,7 +95,7 @@ class StageStore:
 
     def _intact(self, name: str) -> dict[str, Any]:
         manifest: dict[str, Any] = read_json(self.root / name / MANIFEST)
-        found = _sha256(self.root / name / MODEL)
+        found = sha256(self.root / name / MODEL)
         if found != manifest["model_sha256"]:
             raise ValueError(f"{MODEL} has sha256 {found[:12]}..., not the manifest's")
         return manifest
@@ -155,7 +151,7 @@ class StageStore:
                 "parents": request.parents,
                 "dataset": request.dataset,
                 "fingerprint": request.fingerprint,
-                "model_sha256": _sha256(folder / MODEL),
+                "model_sha256": sha256(folder / MODEL),
                 **run,
             }
             write_json(folder / MANIFEST, manifest)
@@ -167,8 +163,3 @@ def _aside(folder: Path) -> Path:
     aside = folder.with_name(f".damaged-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

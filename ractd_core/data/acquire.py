@@ -15,7 +15,7 @@ import h5py
 import minari
 
 from ractd_core.data.d4rl_files import read_rows
-from ractd_core.data.fetch import fetch, sha256
+from ractd_core.data.fetch import fetch
 from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.data.generate import LocalRecipe, check_recipe, make_local
 from ractd_core.data.minari_io import (
@@ -36,6 +36,7 @@ from ractd_core.data.store import (
     new_dataset,
     put,
 )
+from ractd_core.files import sha256
 from ractd_core.tasks import D4RL, LOCAL, MINARI, DatasetName, all_tasks
 
 MIRROR = "RACTD_D4RL_MIRROR"

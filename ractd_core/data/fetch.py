@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import requests
 
 from ractd_core.data.flat import DataError
-from ractd_core.files import write_json
+from ractd_core.files import sha256, write_json
 
 _CHUNK = 1 << 16
 """Small: of a block that a broken connection cuts, nothing is kept."""
@@ -58,12 +57,6 @@ def fetch(
                 ) from error
             time.sleep(pause * 2**attempt)
     return sha256(path)
-
-
-def sha256(path: Path) -> str:
-    """The file's checksum, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attempt(url: str, path: Path, progress: Progress) -> None:

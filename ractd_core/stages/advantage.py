@@ -58,7 +58,9 @@ class Advantages:
     @torch.no_grad()
     def target(self, baseline: nn.Module, rows: Tensor) -> Tensor:
         """What the actions of ``rows`` (...) were worth beyond V(s), in units of their spread."""
-        now, later = self.value(baseline, rows), self.value(baseline, self._later[rows])
+        # In bfloat16 two values that are nearly equal would differ by rounding alone.
+        with torch.autocast(self._observations.device.type, enabled=False):
+            now, later = self.value(baseline, rows), self.value(baseline, self._later[rows])
         return self._advantage(rows, now, later) / self._unit
 
     def _advantage(self, rows: Tensor, now: Tensor, later: Tensor) -> Tensor:

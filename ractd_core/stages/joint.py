@@ -40,6 +40,11 @@ class JointStage(StageModule):
         device: torch.device,
     ) -> None:
         super().__init__()
+        if recipe.reward.target == "advantage":
+            raise ValueError(
+                "reward.target advantage needs a value function that is learned before the "
+                "student; set it to return for joint training"
+            )
         self.about = about | {"trained": "jointly"}
         steps = recipe.teacher.optim.steps + recipe.student.optim.steps
         self.optim = recipe.student.optim.model_copy(update={"steps": steps})

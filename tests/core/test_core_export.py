@@ -254,7 +254,8 @@ SCORE = {
 
 def test_a_score_comes_along_if_it_is_the_models(models: dict[str, Path], tmp_path: Path) -> None:
     fingerprint = load_model(models["student"]).about["fingerprint"]
-    record = SCORE | {"fingerprint": fingerprint, "model": "whatever"}
+    own = hashlib.sha256(models["student"].read_bytes()).hexdigest()
+    record = SCORE | {"fingerprint": fingerprint, "model_sha256": own}
     file = tmp_path / "score.json"
     file.write_text(json.dumps(record))
     card = export_policy(models["student"], tmp_path / "out", formats=["torch"], score=file)
@@ -263,13 +264,14 @@ def test_a_score_comes_along_if_it_is_the_models(models: dict[str, Path], tmp_pa
     for change, message in (
         ({"network_calls": 2}, "way to act: network_calls 2, not 1"),
         ({"fingerprint": "cd"}, "way to act: fingerprint cd"),
+        ({"model_sha256": "ab"}, "another model or way to act: model_sha256 ab"),
         ({"executed_actions": 4}, "way to act: executed_actions 4, not None"),
     ):
         file.write_text(json.dumps(record | change))
         with pytest.raises(ExportError, match=message):
             export_policy(models["student"], tmp_path / "no", score=file)
     for text, message in (
-        (json.dumps(SCORE), "lacks fingerprint: expected what"),
+        (json.dumps(SCORE), "lacks fingerprint, model_sha256: expected what"),
         ("[]", "lacks kind"),
         ("{", "not valid JSON"),
     ):

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ractd_core.data.fetch import fetch, sha256
+from ractd_core.data.fetch import fetch
 from ractd_core.data.flat import DataError
+from ractd_core.files import sha256
 from tests.core.file_server import FileServer, serving
 
 BODY = np.random.default_rng(0).bytes(1_000_000)

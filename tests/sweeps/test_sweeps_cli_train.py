@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -130,7 +131,9 @@ def test_teacher_reward_student_score(out: Path, recipe: str) -> None:
     assert f"next: ractd train reward {DATASET} --out {out} --recipe {recipe}" in said
     said = train("reward", out, recipe)
     measured = load_model(out / "reward.safetensors").about["measured"]
-    assert f"R² on held-out episodes: {measured['held_out_r2']:.3g};" in said
+    # No held-out episode of so few meets the goal, so there is nothing to explain.
+    assert measured["held_out_r2"] is None
+    assert f"; on the others: {measured['r2']:.3g}" in said
     assert f"next: ractd train student {DATASET} --out {out} --recipe {recipe}" in said
     said = train("student", out, recipe)
     assert f"next: ractd evaluate {out / 'student.safetensors'}" in said
@@ -282,7 +285,7 @@ def test_interrupted_before_its_first_checkpoint_it_can_become_another(
 
 
 def test_a_killed_process_is_followed_and_a_running_one_is_not(out: Path, recipe: str) -> None:
-    steps = ("--steps", "120")
+    steps = ("--steps", "400")
     checkpoint = out / "regression.checkpoint.safetensors"
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeps", *words("regression", out, recipe, *steps)],
@@ -296,6 +299,8 @@ def test_a_killed_process_is_followed_and_a_running_one_is_not(out: Path, recipe
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGSTOP)
+        # Whatever it was writing is written now.
+        os.waitpid(process.pid, os.WUNTRACED)
         before = contents(out)
         message = refused("regression", out, recipe, *steps)
         assert f"another process is training {out / 'regression.safetensors'}" in message

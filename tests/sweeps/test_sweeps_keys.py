@@ -150,8 +150,6 @@ def test_a_student_names_its_parents_and_its_key_depends_on_them() -> None:
 def test_a_teacher_has_a_reward_model_only_if_it_is_rewarded() -> None:
     plain = context().request("teacher", Recipe())
     assert plain.parents == {}
-    # A teacher that has no reward is the one it was before there were any.
-    assert "reward_weight" not in plain.definition["config"]
     rewarded = apply(Recipe(), {"teacher.reward_weight": 1e-3})
     request = context().request("teacher", rewarded)
     assert request.parents == {"reward": context().request("reward", Recipe()).name}

@@ -232,14 +232,25 @@ def test_a_reward_model_that_trains_beside_the_student_has_no_gradient_to_scale_
     scaled = {"student": {"reward_scale": "gradient"}}
     rows = ["teacher", "joint", "joint:2"]
     first, second = problems(UMAZE, rows=rows, recipe=scaled)
-    assert first.startswith("rows.1: 'joint' trains its reward model beside the student")
-    assert "recipe.student.reward_scale gradient" in first
+    assert first.startswith("rows.1: 'joint' cannot be had with recipe.student.reward_scale: ")
+    assert "a reward model that is there before the student" in first
     assert second.startswith("rows.2: 'joint:2'")
     searched = {"student.reward_scale": {"choices": ["none", "gradient"]}}
     [problem] = problems(HOPPER, rows=["joint"], search=searched, first_trials=[])
-    assert "search.student.reward_scale gradient" in problem
+    assert "search.student.reward_scale: gradient" in problem
+    [problem] = problems(HOPPER, rows=["joint"], recipe={"reward": {"target": "advantage"}})
+    assert "recipe.reward.target: advantage" in problem
     parse(UMAZE, rows=["teacher", "ctd"], recipe=scaled)
     parse(UMAZE, rows=rows)
+
+
+@pytest.mark.parametrize("row", ["reward-in-teacher", "reward-in-both:2"])
+def test_a_teachers_reward_has_neither_the_students_unit_nor_its_pessimism(row: str) -> None:
+    steady = {"reward": {"members": 2}, "student": {"reward_scale": "gradient", "pessimism": 1.0}}
+    unit, pessimism = problems(HOPPER, rows=["ctd", row], recipe=steady)
+    assert unit.startswith(f"rows.1: {row!r} cannot be had with recipe.student.reward_scale: ")
+    assert pessimism.startswith(f"rows.1: {row!r} cannot be had with recipe.student.pessimism: ")
+    parse(HOPPER, rows=["ctd", row])
 
 
 def test_how_local_data_are_generated_is_part_of_the_spec() -> None:
