@@ -15,10 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 from ractd_core.config import Recipe, Sampling, merged
 from ractd_core.data.check import behaviour_returns
@@ -125,11 +123,10 @@ class Run:
 
 
 def cell(values: pd.Series[float]) -> str:
-    """Mean and its 95 % t-interval over training seeds."""
+    """Mean over training seeds, and the lowest and highest of them."""
     if len(values) < 2:
         return f"{values.mean():.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
-    return f"{values.mean():.1f} ± {half:.1f}"
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
 
 
 def main() -> None:
@@ -153,12 +150,21 @@ def main() -> None:
         for row, overrides in TABLES[arguments.table].items():
             base = CHOICES["ractd 1"] if arguments.table == "choices" else {}
             run.play(row, "student", override(run.base, merged(base, overrides)))
-    columns = {}
+    first = next(iter(TABLES[arguments.table]))
+    columns: dict[str, dict[str, str]] = {}
+    above: dict[str, list[bool]] = {}
     for text, those in runs.items():
         table = pd.DataFrame([run.scores for run in those])
         returns, _ = behaviour_returns(those[0].data)
         own = those[0].name.task.normalized_score(returns).mean()
-        columns[text] = {"data": f"{own:.1f}"} | {r: cell(v.dropna()) for r, v in table.items()}
+        columns[text] = {"data": f"{own:.1f}"}
+        for row in map(str, table):
+            columns[text][row] = cell(table[row].dropna())
+            pairs = table[[row, first]].dropna()
+            above.setdefault(row, []).extend(pairs.iloc[:, 0] > pairs.iloc[:, 1])
+    columns[f"above {first}"] = {
+        row: f"{sum(won)} of {len(won)}" for row, won in above.items() if row != first
+    }
     print(pd.DataFrame(columns).to_markdown())
 
 
