@@ -71,7 +71,7 @@ _SMALL_TASKS: dict[str, dict[str, Any]] = {
     "*-expert-v2": {"student": {"reward_weight": 0.03}},
     "*-medium-expert-v2": {"student": {"reward_weight": 0.3}},
     "*-medium-replay-v2": {"student": {"reward_weight": 1.0}},
-    "*-random-v2": {"student": {"reward_weight": 0.3}},
+    "*-random-v2": {"student": {"reward_weight": 1.0}},
     "antmaze-*": {"student": {"reward_weight": 0.1}},
     "kitchen-*": {"student": {"reward_weight": 0.1}},
     "kitchen-complete-*": {"student": {"reward_weight": 0.03}},
