@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ractd_core.config import Recipe
 from ractd_core.data.flat import FlatDataset, returns_to_go
@@ -27,22 +27,10 @@ from ractd_core.stages import (
     make_stage,
 )
 from ractd_core.training import Metrics, Trainer
+from tests.core.parts import changed, equal, weights
 
 CPU = torch.device("cpu")
 OBSERVED, ACTED = 11, 3
-
-
-def changed(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
-    table = recipe.model_dump()
-    return Recipe.model_validate({**table, **{k: {**table[k], **v} for k, v in parts.items()}})
-
-
-def weights(module: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in module.parameters()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from ractd_core.config import Recipe
 from ractd_core.data.flat import FlatDataset
@@ -25,21 +25,9 @@ from ractd_core.stages import (
 )
 from ractd_core.tasks import DatasetName
 from ractd_core.training import Trainer
+from tests.core.parts import changed, equal, weights
 
 CPU = torch.device("cpu")
-
-
-def changed(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
-    table = recipe.model_dump()
-    return Recipe.model_validate({**table, **{k: {**table[k], **v} for k, v in parts.items()}})
-
-
-def weights(module: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in module.parameters()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 FEW: dict[str, dict[str, object]] = {

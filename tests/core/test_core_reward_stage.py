@@ -20,13 +20,9 @@ from ractd_core.models.value import RewardModel
 from ractd_core.stages import Model, RewardStage, StudentStage, load_model, make_stage
 from ractd_core.tasks import DatasetName
 from ractd_core.training import Metrics, Trainer
+from tests.core.parts import changed
 
 CPU = torch.device("cpu")
-
-
-def changed(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
-    table = recipe.model_dump()
-    return Recipe.model_validate({**table, **{k: {**table[k], **v} for k, v in parts.items()}})
 
 
 def reward_stage(recipe: Recipe, data: FlatDataset, **fields: object) -> RewardStage:

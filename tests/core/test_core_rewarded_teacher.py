@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ractd_core.checkpoint import CheckpointError
 from ractd_core.config import Recipe
@@ -21,22 +21,10 @@ from ractd_core.stages import (
     parent_kinds,
 )
 from ractd_core.training import Trainer
+from tests.core.parts import changed, equal, weights
 from tests.core.test_core_parents import changed as with_header
 
 CPU = torch.device("cpu")
-
-
-def changed(recipe: Recipe, **parts: dict[str, object]) -> Recipe:
-    table = recipe.model_dump()
-    return Recipe.model_validate({**table, **{k: {**table[k], **v} for k, v in parts.items()}})
-
-
-def weights(module: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in module.parameters()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def test_only_a_rewarded_teacher_has_a_reward_model(tiny: Recipe) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ractd_core.checkpoint import CheckpointError, load_checkpoint
 from ractd_core.config import Recipe
@@ -20,6 +20,7 @@ from ractd_core.models.unet import TemporalUNet
 from ractd_core.models.value import RewardModel
 from ractd_core.stages import KINDS, Model, RewardStage, StudentStage, load_model, make_stage
 from ractd_core.training import Trainer
+from tests.core.parts import equal, weights
 
 CPU = torch.device("cpu")
 
@@ -28,14 +29,6 @@ def changed(recipe: Recipe, kind: str, **fields: object) -> Recipe:
     return Recipe.model_validate(
         {**recipe.model_dump(), kind: {**getattr(recipe, kind).model_dump(), **fields}}
     )
-
-
-def weights(module: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in module.parameters()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["teacher", "reward", "regression"])

@@ -24,6 +24,7 @@ from ractd_core.data.flat import FlatDataset
 from ractd_core.draws import Draws
 from ractd_core.stages import STAGES, StageModule, StudentStage, make_stage
 from ractd_core.training import DivergedError, Metrics, Trainer, learning_rate
+from tests.core.parts import equal, weights
 
 CPU = torch.device("cpu")
 
@@ -49,14 +50,6 @@ class Line(nn.Module):
 
     def collapsed(self, metrics: Metrics) -> str | None:
         return None
-
-
-def weights(module: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in module.parameters()]
-
-
-def equal(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 # The schedule

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-import yaml
 
 from ractd_core.recipes import Family, recipe_for
 from ractd_core.tasks import get_task, parse_dataset_name
 from sweeps.search_space import apply
-from sweeps.spec import SpecError, SweepSpec, dump_spec, parse_spec
+from sweeps.spec import dump_spec, parse_spec
+from tests.sweeps.specs import parse, problems
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
 UMAZE, LARGE = "local/maze2d-umaze-v1", "local/maze2d-large-v1"
 HOPPER, CHEETAH = "d4rl/hopper-medium-v2", "d4rl/halfcheetah-medium-replay-v2"
-
-
-def parse(*tasks: str, **changes: Any) -> SweepSpec:
-    raw = {
-        "name": "families",
-        "tasks": list(tasks),
-        "trials": 4,
-        "search": {"sigma": {"low": 0.0, "high": 1.0}},
-        "first_trials": [],
-        **changes,
-    }
-    return parse_spec(yaml.safe_dump(raw), "spec.yaml")
-
-
-def problems(*tasks: str, **changes: Any) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        parse(*tasks, **changes)
-    return str(caught.value).split("\n  ")[1:]
 
 
 @pytest.mark.parametrize("family", get_args(Family))

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import yaml
 
 from ractd_core.data.generate import LocalRecipe
 from ractd_core.tasks import all_tasks, find_tasks, parse_dataset_name
-from sweeps.spec import SpecError, SweepSpec, dump_spec, parse_spec
+from sweeps.spec import dump_spec, parse_spec
+from tests.sweeps.specs import parse, problems
 
 pytestmark = pytest.mark.usefixtures("project_home")
-
-
-def parse(*tasks: str, **changes: Any) -> SweepSpec:
-    raw = {
-        "name": "groups",
-        "tasks": list(tasks),
-        "trials": 2,
-        "search": {"sigma": {"low": 0.0, "high": 1.0}},
-        "first_trials": [],
-        **changes,
-    }
-    return parse_spec(yaml.safe_dump(raw), "spec.yaml")
-
-
-def problems(*tasks: str, **changes: Any) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        parse(*tasks, **changes)
-    return str(caught.value).split("\n  ")[1:]
 
 
 @pytest.mark.parametrize(
