@@ -98,6 +98,6 @@ def test_mistakes_are_one_message(files: dict[str, Path], tmp_path: Path) -> Non
     assert f"{absent}: no such checkpoint" in ractd("bench", "latency", str(absent), code=2)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_a_missing_accelerator_is_said() -> None:
+def test_a_missing_accelerator_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "finds no CUDA device" in ractd("bench", "train", "--device", "cuda", code=2)

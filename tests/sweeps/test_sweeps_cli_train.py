@@ -437,10 +437,10 @@ def test_a_folder_that_cannot_be_used(out: Path, recipe: str) -> None:
     assert "but no teacher.json" in refused("teacher", out, recipe)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_devices_and_compilers_that_are_not_here(
     out: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--device cuda: torch finds no CUDA" in refused(
         "teacher", out, recipe, "--device", "cuda"
     )
