@@ -65,10 +65,10 @@ def diagnose(
       follow the rule that R was trained on, also where the step limit cut an episode. Of
       predictions of the advantage only ranks are compared: they have another unit.
     - ``gain``: mean R of the windows that the student makes in the data's states less that of the
-      data's, in R's standard deviations over the data. Large where the returns do not follow: R is
-      exploited.
+      data's, in R's standard deviations over states, or over actions in the same state. Large where
+      the returns do not follow: R is exploited.
     - ``saturated``, ``saturated_data``: the share of those windows' entries, and of the data's, at
-      or beyond the ends of the data's range.
+      or beyond the ends of the data's range, at the step of the windows where it is greatest.
     - ``disagreement``, ``disagreement_data``: the mean standard deviation of R's members on both,
       in the unit of ``gain``; None for one member.
 
@@ -198,8 +198,8 @@ def _on_own_windows(
     several = len(own) > 1
     return {
         "gain": float(own.mean() - theirs.mean()),
-        "saturated": float(beyond(made)),
-        "saturated_data": float(beyond(x0)),
+        "saturated": float(beyond(made).max()),
+        "saturated_data": float(beyond(x0).max()),
         "disagreement": float(own.std(0).mean()) if several else None,
         "disagreement_data": float(theirs.std(0).mean()) if several else None,
     }

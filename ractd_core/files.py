@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-STAGE_SCHEMA = 4
+STAGE_SCHEMA = 5
 """Version of what a stage leaves: part of its key and of its model file's header.
 
 So a release never finds a model in the store that it cannot read.

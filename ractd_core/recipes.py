@@ -51,7 +51,10 @@ _SMALL_ACTIONS: dict[str, Any] = {
     "window": {"horizon": 16},
     "teacher": {"network": _SMALL_NETWORK, "optim": {"steps": 2000, "batch_size": 256}},
     "reward": {"optim": {"steps": 2000, "batch_size": 256, "lr": 1e-3}},
-    "student": {"optim": {"steps": 600, "batch_size": 256}},
+    "student": {
+        "optim": {"steps": 600, "batch_size": 256},
+        "collapse": {"gain": 0.75, "saturation": 0.25},
+    },
     "regression": {"network": _SMALL_NETWORK, "optim": {"steps": 1500, "batch_size": 256}},
 }
 """For windows of actions, everywhere but in maze2d."""

@@ -123,7 +123,8 @@ class RewardStage(StageModule):
 
         ``measured`` has, on windows of the data: R² on episodes it was trained on (``r2``) and on
         those held out (``held_out_r2``), None where there are none or their targets are all equal;
-        the ``mean`` and ``spread`` (standard deviation) of its predictions; the mean norm of their
+        the ``mean`` of its predictions; their ``spread`` over what a student generates, the
+        standard deviation over states, or over actions in the same state; the mean norm of their
         ``gradient`` with respect to a state, or to the window of actions; and the members'
         ``disagreement`` (mean standard deviation, None for one member).
         """
@@ -135,7 +136,7 @@ class RewardStage(StageModule):
             "r2": seen.r2(),
             "held_out_r2": held_out.r2() if held_out else None,
             "mean": float(seen.each.mean()),
-            "spread": float(seen.each.mean(0).std(correction=0)),
+            "spread": seen.spread(),
             "gradient": float(seen.gradient.mean()),
             "disagreement": float(seen.each.std(0).mean()) if members > 1 else None,
         }
@@ -148,8 +149,13 @@ class RewardStage(StageModule):
             self._ask_batch(network, index)
             for index in windows[chosen.to(windows.device)].view(-1, _AT_ONCE)
         ]
-        each, target, gradient = zip(*answers, strict=True)
-        return _Answers(torch.cat(each, dim=1), torch.cat(target), torch.cat(gradient))
+        each, swapped, target, gradient = zip(*answers, strict=True)
+        return _Answers(
+            torch.cat(each, dim=1),
+            torch.cat(swapped, dim=1),
+            torch.cat(target),
+            torch.cat(gradient),
+        )
 
     def _ask_batch(self, network: nn.ModuleDict, index: Tensor) -> _Answers:
         inputs, scored = self._batch(index)
@@ -157,21 +163,33 @@ class RewardStage(StageModule):
         with torch.enable_grad():
             each = network["model"](inputs)[..., : scored.shape[1]]
             [slope] = torch.autograd.grad(each.mean(0).sum(), inputs)
-        # What an action could change: its state is given.
-        own = slope[..., : self.windows.dims].flatten(1) if self.of_actions else slope
-        return _Answers(each.detach(), self._target(network, scored), own.norm(dim=-1))
+        # What an action could change: its state, which comes after it, is given.
+        dims = self.windows.dims
+        own = slope[..., :dims].flatten(1) if self.of_actions else slope
+        with torch.no_grad():
+            other = torch.cat([inputs[..., :dims].roll(1, 0), inputs[..., dims:]], dim=2)
+            swapped = network["model"](other)[..., : scored.shape[1]]
+        target = self._target(network, scored)
+        return _Answers(each.detach(), swapped, target, own.norm(dim=-1))
 
 
 class _Answers(NamedTuple):
     """What members say of windows (members, batch, scored), and what they were to say.
 
+    ``swapped`` is what they say where another window's states, or actions in the same state, are;
     ``target`` (batch, scored); ``gradient`` is the norm of their mean's, (batch,) of windows of
     actions, (batch, horizon) of states.
     """
 
     each: Tensor
+    swapped: Tensor
     target: Tensor
     gradient: Tensor
+
+    def spread(self) -> float:
+        """The standard deviation of the members' mean over what can be swapped."""
+        # Of two independent draws, the difference has twice the variance of one.
+        return float((self.swapped - self.each).mean(0).square().mean().div(2).sqrt())
 
     def r2(self) -> float | None:
         """The share of the target's variance that the members' mean explains, at most 1."""

@@ -84,7 +84,7 @@ class StudentStage(StageModule):
         self.reward_loss = make_reward_loss(
             about, self.value, config.reward_states, pessimism=config.pessimism, unit=unit
         )
-        # What one standard deviation of R over the data makes in the reward loss.
+        # What one standard deviation of R makes in the reward loss.
         summed = about["horizon"] if about["modelled"] == "states" else 1
         self._spread = summed * max(measured.get("spread", 1.0), _SMALLEST) / unit
         self.memory["first"] = _FirstLoss()

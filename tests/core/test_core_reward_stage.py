@@ -148,7 +148,11 @@ def test_the_accuracy_is_one_less_the_unexplained_share_of_the_variance(
         assert measured[key] == pytest.approx(1 - left / np.var(target), rel=0.1, abs=0.05)
         if key == "r2":
             assert measured["mean"] == pytest.approx(said.mean(), abs=0.05)
-            assert measured["spread"] == pytest.approx(said.mean(0).std(), rel=0.1)
+            # Every action, or window of actions, in every state.
+            states = [state.expand(*x0.shape[:2], -1) for state in cond]
+            under = torch.stack([network_of(model)(torch.cat([x0, s], dim=2)) for s in states])
+            spread = under.detach()[..., 0].mean(1).std(1, correction=0).square().mean().sqrt()
+            assert measured["spread"] == pytest.approx(float(spread), rel=0.1)
             apart = np.abs(said[0] - said[1]).mean() / np.sqrt(2)
             assert measured["disagreement"] == pytest.approx(apart, rel=0.1)
     model.save(tmp_path / "model")
