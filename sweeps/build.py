@@ -16,7 +16,7 @@ from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
 from sweeps.jsonl import Row, append_row, read_rows
-from sweeps.spec import StageResources
+from sweeps.spec_parts import StageResources
 from sweeps.stage_store import MODEL, StageRequest, StageStore
 from sweeps.workers import Payload, Report, device, run_on_workers
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sweeps.spec import Resources, StageResources
+from sweeps.spec_parts import Resources, StageResources
 from sweeps.workers import TRAIN_ENVIRONMENT
 
 _OBJECT_STORE_BYTES = 256 * 2**20

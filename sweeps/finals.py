@@ -29,7 +29,7 @@ from sweeps.layout import TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
 from sweeps.rows import parse_row, stage_of
 from sweeps.search_space import Scalar, apply, canonical_path, label
-from sweeps.spec import FINAL_SEED
+from sweeps.spec_parts import FINAL_SEED
 from sweeps.stage_store import MODEL
 from sweeps.trial import EPISODES, failure_reason
 from sweeps.workers import device, use_threads

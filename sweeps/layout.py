@@ -18,7 +18,8 @@ from ractd_core.tasks import DatasetName, parse_dataset_name
 from sweeps.canonical import key_of
 from sweeps.ledger import Ledger
 from sweeps.search_space import LABELS, Scalar, apply, label, value_at
-from sweeps.spec import SELECTION_SEED, SweepSpec, dump_spec, parse_spec
+from sweeps.spec import SweepSpec, dump_spec, parse_spec
+from sweeps.spec_parts import SELECTION_SEED
 from sweeps.stage_store import StageRequest, StageStore
 
 _SHOWN = 3

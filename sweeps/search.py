@@ -28,7 +28,7 @@ from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit, whole_space
-from sweeps.spec import PrunerSpec
+from sweeps.spec_parts import PrunerSpec
 from sweeps.trial import CURVE, STOP, close_trial
 
 _ATTEMPTS = 20

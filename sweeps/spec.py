@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -19,18 +19,14 @@ from pydantic import (
     Tag,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from cluster.protocol import JobError, check_name
 from ractd_core.config import (
     Config,
-    NonNegative,
     Positive,
-    PositiveFloat,
     Recipe,
 )
-from ractd_core.data.generate import LocalRecipe
 from ractd_core.recipes import Family, override, recipe_for
 from ractd_core.tasks import DatasetName, Task, expand_datasets, near, parse_dataset_name
 from sweeps.rows import Row, check_rows, parse_row, rows_for
@@ -46,12 +42,18 @@ from sweeps.search_space import (
     value_at,
     whole_space,
 )
+from sweeps.spec_parts import (
+    BudgetSpec,
+    DataSpec,
+    EvaluationSpec,
+    PrunerSpec,
+    Resources,
+    SamplerSpec,
+    SelectionSpec,
+)
 from sweeps.validation import entry, problems_of, salvage, table, together
 
 _SMALL_SPACE = 1000
-SELECTION_SEED = 10_000
-FINAL_SEED = 1_000_000
-"""Selection and final evaluation draw their episode seeds from ranges that never meet."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,86 +91,8 @@ def _dataset(value: str) -> str:
 Dataset = Annotated[str, AfterValidator(_dataset)]
 
 
-class DataSpec(Config):
-    """How ``local/...`` datasets that are not there yet are generated.
-
-    ``noisy`` is for mazes, ``training_steps`` (of SAC) for Gym-MuJoCo.
-    """
-
-    transitions: Annotated[int, Field(ge=1000)] = 100_000
-    seed: Annotated[int, Field(ge=0)] = 0
-    noisy: bool = False
-    training_steps: Annotated[int, Field(ge=1000)] = 200_000
-
-    def recipe(self) -> LocalRecipe:
-        """As the data store takes it."""
-        return LocalRecipe(self.transitions, self.seed, self.noisy, self.training_steps)
-
-
-class EvaluationSpec(Config):
-    """How many episodes are played when.
-
-    ``episodes`` after every ``every`` student steps; ``selection_episodes`` with the last weights,
-    whose mean is the objective; ``final_episodes`` with fresh seeds, for the table.
-    """
-
-    every: Positive = 50
-    episodes: Positive = 25
-    selection_episodes: Annotated[int, Field(ge=1, lt=FINAL_SEED - SELECTION_SEED)] = 50
-    final_episodes: Positive = 100
-
-
-class SamplerSpec(Config):
-    """TPE, after ``startup_trials`` trials that are random or were given first."""
-
-    startup_trials: Positive = 10
-
-
-class PrunerSpec(Config):
-    """Which unpromising trials are stopped early.
-
-    ``median``: a trial whose best score so far is below the median of earlier trials' scores at the
-    same step, once ``startup_trials`` have finished and after ``warmup_steps`` student steps.
-    ``none`` stops none.
-    """
-
-    kind: Literal["median", "none"] = "median"
-    startup_trials: Annotated[int, Field(ge=1)] = 4
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-
-
-class StageResources(Config):
-    """``workers`` Ray Train workers with ``cpus`` and ``gpus`` each; one runs in its own process.
-
-    ``micro_batch`` rows of a worker's share go through the networks at a time (null: all), and
-    ``compile`` compiles the networks, which pays off in long runs. None of this is part of a
-    stage's key: it does not change its result.
-    """
-
-    workers: Positive = 1
-    cpus: PositiveFloat = 1.0
-    gpus: NonNegative = 0.0
-    micro_batch: Positive | None = None
-    compile: bool = False
-
-    @model_validator(mode="after")
-    def _whole_gpus(self) -> Self:
-        if self.gpus != int(self.gpus) and (self.gpus > 1 or self.workers > 1):
-            raise ValueError(
-                f"gpus {self.gpus:g}: a fraction is possible for one worker, up to one GPU; "
-                "several workers take whole GPUs each"
-            )
-        return self
-
-
-class Resources(Config):
-    """What each stage takes, and how many trials run at once (null: as many as fit)."""
-
-    teacher: StageResources = StageResources()
-    reward: StageResources = StageResources()
-    student: StageResources = StageResources()
-    concurrent_trials: Positive | None = None
-
+Objective = Literal["score", "seconds", "latency_ms"]
+"""What a search improves: the selection score, and if asked beside it training time or latency."""
 
 PointName = Literal["default", Family]
 Point = Annotated[
@@ -208,8 +132,12 @@ class SweepSpec(Config):
     family: Family = "small"
     recipe: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSpec = EvaluationSpec()
+    training_seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("score",)
+    selection: SelectionSpec = SelectionSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
+    budget: BudgetSpec = BudgetSpec()
     resources: Resources = Resources()
 
     @field_validator("tasks")

@@ -24,7 +24,7 @@ from sweeps.build import ensure_stage
 from sweeps.jsonl import Row, append_row, read_rows
 from sweeps.layout import TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
-from sweeps.spec import SELECTION_SEED
+from sweeps.spec_parts import SELECTION_SEED
 from sweeps.stage_store import MODEL
 from sweeps.workers import Payload, Report, device, run_on_workers
 

@@ -18,7 +18,7 @@ import torch
 from ractd_core.files import write_text
 from ractd_core.training import DivergedError
 from sweeps.jsonl import Row
-from sweeps.spec import StageResources
+from sweeps.spec_parts import StageResources
 
 Report = Callable[[Row], None]
 Payload = dict[str, Any]

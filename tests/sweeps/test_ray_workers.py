@@ -21,7 +21,8 @@ from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.search_space import Scalar
-from sweeps.spec import Resources, StageResources, load_spec
+from sweeps.spec import load_spec
+from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_store import MODEL
 from sweeps.trial import CURVE, EPISODES, selection_seeds, train_student
 from sweeps.workers import run_on_workers

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from ractd_core.config import Recipe
 from ractd_core.tasks import parse_dataset_name
-from sweeps.driver import Driver, TasksFailedError, describe, stage_requests
+from sweeps.driver import Driver, TasksFailedError
 from sweeps.embedded_ray import ResourceError, capacity, check_resources
 from sweeps.layout import SweepFolder, TaskContext
+from sweeps.requests import describe, stage_requests
 from sweeps.search_space import apply
-from sweeps.spec import Resources, StageResources, parse_spec
+from sweeps.spec import parse_spec
+from sweeps.spec_parts import Resources, StageResources
 
 pytestmark = pytest.mark.usefixtures("project_home")
 

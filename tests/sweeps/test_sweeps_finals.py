@@ -29,7 +29,8 @@ from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import apply
-from sweeps.spec import FINAL_SEED, SELECTION_SEED, load_spec
+from sweeps.spec import load_spec
+from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
 from sweeps.stage_store import MODEL
 from sweeps.trial import (
     CHECKPOINT,

@@ -16,16 +16,8 @@ from ractd_core.config import Recipe
 from ractd_core.recipes import recipe_for
 from ractd_core.tasks import parse_dataset_name
 from sweeps.search_space import apply, canonical_path, value_at
-from sweeps.spec import (
-    FINAL_SEED,
-    SELECTION_SEED,
-    SpecError,
-    SweepSpec,
-    dump_spec,
-    load_spec,
-    parse_spec,
-    presets,
-)
+from sweeps.spec import SpecError, SweepSpec, dump_spec, load_spec, parse_spec, presets
+from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
 
 pytestmark = pytest.mark.usefixtures("project_home")
 

@@ -22,7 +22,8 @@ from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Scalar
-from sweeps.spec import SELECTION_SEED, load_spec
+from sweeps.spec import load_spec
+from sweeps.spec_parts import SELECTION_SEED
 from sweeps.stage_store import MODEL
 from sweeps.trial import CHECKPOINT, CURVE, DIAGNOSTICS, EPISODES, STOP, run_trial
 from tests.sweeps.conftest import TINY
