@@ -25,9 +25,18 @@ METRICS = "metrics.jsonl"
 
 
 def ensure_stage(
-    store: StageStore, request: StageRequest, resources: StageResources, scratch: Path
+    store: StageStore,
+    request: StageRequest,
+    resources: StageResources,
+    scratch: Path,
+    *,
+    wait: bool = True,
 ) -> dict[str, Any]:
-    """The stage's manifest, after building it on ``resources`` if nobody has."""
+    """The stage's manifest, after building it on ``resources`` if nobody has.
+
+    While somebody else builds it this waits, or raises :class:`~sweeps.stage_store.BusyError` if
+    ``wait`` is False.
+    """
 
     def build(folder: Path) -> dict[str, Any]:
         payload = {
@@ -53,7 +62,7 @@ def ensure_stage(
             "device_seconds": round(seconds * resources.workers, 3),
         }
 
-    return store.ensure(request, build)
+    return store.ensure(request, build, wait=wait)
 
 
 @dataclass(frozen=True)

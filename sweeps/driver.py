@@ -24,19 +24,19 @@ from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
 from ractd_core.files import write_json
-from ractd_core.training import DivergedError
-from sweeps.build import ensure_stage
+from sweeps.budget import Budget
 from sweeps.embedded_ray import capacity, embedded_ray
 from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
 from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
-from sweeps.requests import describe, stage_requests
-from sweeps.search import QuietProgress, StudySearch
+from sweeps.requests import stage_requests
+from sweeps.search import StudySearch
 from sweeps.spec import SweepSpec
-from sweeps.stage_store import StageRequest
+from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
+from sweeps.sweep_search import QuietProgress, SweepSearch
 from sweeps.trial import failure_reason, run_trial
 
 _HEARTBEAT = 5.0
@@ -56,6 +56,7 @@ class Driver:
         self.say = self.progress.say
         self._messages = Messages(folder.path / "messages")
         self._failed: list[str] = []
+        self.budget = Budget(folder)
 
     def run(self) -> None:
         """Everything that is still to be done."""
@@ -78,9 +79,9 @@ class Driver:
             self.say("starting Ray on this machine")
             with embedded_ray(self.spec.resources) as available:
                 self._build_stages(contexts, available)
+                self._search(contexts, available)
                 for context in contexts:
                     with self._apart(str(context.dataset)):
-                        self._search(context, available)
                         self._final_rows(context)
             self._clean_scratch()
         else:
@@ -139,53 +140,17 @@ class Driver:
         return done < self.spec.planned_trials(context.dataset) or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
-        """Teachers and rewards of every choice, before the trials: none then waits for another."""
-        for kind in ("reward", "teacher"):
-            requests = {r.name: r for c in contexts for r in stage_requests(c, kind)}
-            find = self.folder.store.find
-            todo = [r for r in requests.values() if find(r.name) is None]
-            if len(todo) < len(requests):
-                self.say(f"{kind}: {len(requests) - len(todo)} of {len(requests)} in the store")
-            # A stage whose parent could not be built is left to the trials, which say so.
-            todo = [r for r in todo if all(map(find, r.parents.values()))]
-            resources = getattr(self.spec.resources, kind)
-            alone = resources.workers == 1
-            # Ray Train's workers take their own resources; the task that waits for them takes none.
-            task = ray.remote(_ensure).options(
-                num_cpus=resources.cpus if alone else 0,
-                num_gpus=resources.gpus if alone else 0,
-                max_retries=2,
-            )
-            slots = capacity(resources, available)
-            with self.progress.every(_HEARTBEAT, self._news):
-                running: list[Any] = []
-                for request in todo:
-                    if len(running) >= slots:
-                        self._finished(running)
-                    workers = f" on {resources.workers} Ray Train workers" if not alone else ""
-                    self.say(f"building {describe(request)}{workers}")
-                    running.append(task.remote(str(self.folder.storage), self.folder.name, request))
-                while running:
-                    self._finished(running)
+        """Teachers and rewards of every choice of every task, before the trials."""
+        builds = StageBuilds(self.folder, available, self.budget, self.say)
+        with self.progress.every(_HEARTBEAT, self._news):
+            # Teachers can be built from rewards.
+            for kind in ("reward", "teacher"):
+                builds.build(kind, [r for c in contexts for r in stage_requests(c, kind)])
 
-    def _finished(self, running: list[Any]) -> None:
-        [ready], running[:] = ray.wait(running, num_returns=1)
-        try:
-            manifest = ray.get(ready)
-        except (DivergedError, DataError) as error:
-            # The trials that need it fail with this reason, and the sweep goes on.
-            self.say(f"a stage cannot be built: {getattr(error, 'cause', error)}")
-            return
-        except RayTaskError as error:
-            raise RuntimeError(f"a stage could not be built: {error.cause}") from error
-        self.say(
-            f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
-            f"loss {manifest['loss']:.3g}"
-        )
-
-    def _search(self, context: TaskContext, available: dict[str, float]) -> None:
-        search = StudySearch(context, self._announce)
-        if search.remaining <= 0:
+    def _search(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
+        searches = [StudySearch(context, self._announce) for context in contexts]
+        remaining = sum(max(0, search.remaining) for search in searches)
+        if remaining == 0:
             return
         student = self.spec.resources.student
         concurrent = min(
@@ -196,27 +161,31 @@ class Driver:
         # Tune refuses trials that take nothing at all.
         needs = {"CPU": student.cpus, "GPU": student.gpus} if alone else {"memory": 1e6}
         trial_resources = tune.PlacementGroupFactory([needs])
-        self.say(f"{context.dataset}: {search.remaining} trials to run, {concurrent} at once")
+        for search in searches:
+            if search.remaining > 0:
+                self.say(f"{search.context.dataset}: {search.remaining} trials to run")
+        self.say(f"{concurrent} trials at once")
         tuner = tune.Tuner(
             tune.with_resources(_tune_trial, trial_resources),
             tune_config=tune.TuneConfig(
-                search_alg=search,
-                num_samples=search.remaining,
+                search_alg=SweepSearch(searches, self.budget, self.say),
+                num_samples=remaining,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name=context.dataset.task.name,
+                name="trials",
                 storage_path=str(self.folder.scratch),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
                 callbacks=[QuietProgress()],
             ),
         )
-        with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(context)):
+        with self.progress.every(_HEARTBEAT * 2, lambda: self._search_news(contexts)):
             tuner.fit()
 
     def _announce(self, record: Record) -> None:
+        self.budget.add(record)
         params = ", ".join(f"{key} {_number(value)}" for key, value in record["params"].items())
         reason = f" ({record['reason']})" if record["reason"] else ""
         ending = record["status"]
@@ -273,20 +242,14 @@ class Driver:
         ]
 
     def _news(self) -> list[str]:
+        self.budget.tick()
         return [*self._messages.new(), *building(self.folder)]
 
-    def _search_news(self, context: TaskContext) -> list[str]:
-        return [*self._news(), task_status(self.folder, str(context.dataset)).line()]
+    def _search_news(self, contexts: list[TaskContext]) -> list[str]:
+        return [*self._news(), *(task_status(self.folder, str(c.dataset)).line() for c in contexts)]
 
     def _clean_scratch(self) -> None:
         shutil.rmtree(self.folder.scratch, ignore_errors=True)
-
-
-def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any]:
-    folder = SweepFolder(Path(storage), name)
-    log_to(folder.path / "messages")
-    resources = getattr(folder.spec().resources, request.kind)
-    return ensure_stage(folder.store, request, resources, folder.scratch)
 
 
 def _final(context: dict[str, Any]) -> None:

@@ -30,6 +30,12 @@ def read_rows(path: Path, up_to: int | None = None) -> list[Row]:
     return rows if up_to is None else [row for row in rows if row["step"] <= up_to]
 
 
+def add_row(path: Path, row: Row) -> None:
+    """Add ``row`` to rows that have no step, as :func:`append_row` does."""
+    rows = [*read_rows(path), row]
+    write_text(path, "".join(json.dumps(each) + "\n" for each in rows))
+
+
 def append_row(path: Path, row: Row) -> None:
     """Add ``row``, replacing any from its step on: those come from a run that was cut short.
 

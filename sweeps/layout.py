@@ -11,11 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+from filelock import FileLock
+
 from ractd_core.config import Recipe
 from ractd_core.files import home, read_json, write_json, write_text
 from ractd_core.stages import parent_kinds
 from ractd_core.tasks import DatasetName, parse_dataset_name
 from sweeps.canonical import key_of
+from sweeps.extend import refusals
 from sweeps.ledger import Ledger
 from sweeps.search_space import LABELS, Scalar, apply, label, value_at
 from sweeps.spec import SweepSpec, dump_spec, parse_spec
@@ -123,7 +126,8 @@ class SweepFolder:
                 f"{path} is missing: nothing says which recipes sweep {self.name!r} began with; "
                 "start a sweep of another name"
             )
-        changes = list(_changes(read_json(path), _recipes(spec)))
+        then = read_json(path)
+        changes = list(_changes({task: then.get(task) for task in spec.tasks}, _recipes(spec)))
         if changes:
             more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             raise StorageError(
@@ -140,15 +144,40 @@ class SweepFolder:
         """
         path = self.path / "spec.yaml"
         if not path.exists():
-            write_json(self.path / "recipes.json", _recipes(spec))
-            write_text(path, dump_spec(spec))
+            self._write(spec)
         elif self.spec() != spec:
             raise StorageError(
                 f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
-                "give the new one another name, or remove that folder"
+                f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or give "
+                "the new one another name"
             )
         else:
             self.spec_to_run()
+
+    def extend(self, spec: SweepSpec) -> None:
+        """Let the sweep go on as ``spec``; the earlier one is kept beside it.
+
+        Raises :class:`StorageError`, with every reason, if that cannot be, and
+        :class:`filelock.Timeout` while a driver runs.
+        """
+        with FileLock(self.path / "driver.lock", timeout=0):
+            old = self.spec_to_run()
+            problems = refusals(old, spec)
+            if problems:
+                count = "1 change" if len(problems) == 1 else f"{len(problems)} changes"
+                raise StorageError(
+                    "\n  ".join([f"sweep {self.name!r}: {count} refused", *problems])
+                )
+            if spec == old:
+                return
+            earlier = len(list(self.path.glob("spec-*.yaml")))
+            write_text(self.path / f"spec-{earlier + 1}.yaml", dump_spec(old))
+            self._write(spec)
+
+    def _write(self, spec: SweepSpec) -> None:
+        # A driver goes by the spec; recipes of tasks that it does not name yet do no harm.
+        write_json(self.path / "recipes.json", _recipes(spec))
+        write_text(self.path / "spec.yaml", dump_spec(spec))
 
 
 def _recipes(spec: SweepSpec) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -88,6 +89,21 @@ def _dataset(value: str) -> str:
     return value
 
 
+def _study(value: str) -> str:
+    parts = urlsplit(value)
+    if value != "journal" and parts.scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise ValueError(
+            f"{value!r} is neither journal nor a database's URL such as sqlite:////shared/study.db "
+            "or postgresql://host/database"
+        )
+    if parts.password is not None:
+        raise ValueError(
+            "the URL holds a password, which would lie on the storage for all to read; leave it "
+            "out and give it in the environment (PGPASSWORD) or in ~/.pgpass"
+        )
+    return value
+
+
 Dataset = Annotated[str, AfterValidator(_dataset)]
 
 
@@ -119,6 +135,9 @@ class SweepSpec(Config):
     ``family`` names the recipes that the tasks begin with (:mod:`ractd_core.recipes`); ``recipe``
     is what the sweep changes in all of them, in a nested mapping of the fields of
     :class:`ractd_core.config.Recipe`. Whether it fits each task is checked by :func:`parse_spec`.
+
+    ``training_seeds`` students of different seeds make a trial. ``study`` is where Optuna's studies
+    lie: in a ``journal`` file per task beside the records, or in the database of that URL.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -134,6 +153,7 @@ class SweepSpec(Config):
     evaluation: EvaluationSpec = EvaluationSpec()
     training_seeds: Annotated[int, Field(ge=1, le=100)] = 1
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("score",)
+    study: Annotated[str, AfterValidator(_study)] = "journal"
     selection: SelectionSpec = SelectionSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()

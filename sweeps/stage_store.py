@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ractd_core.config import Recipe
 from ractd_core.files import STAGE_SCHEMA, read_json, sha256, write_json, write_text
@@ -72,6 +72,10 @@ class StageRequest:
         return f"{self.kind}-{key_of(self.definition)}"
 
 
+class BusyError(RuntimeError):
+    """Somebody else is building the stage."""
+
+
 class StageStore:
     """The stages under ``root``, shared by everybody who uses the same storage."""
 
@@ -109,12 +113,13 @@ class StageStore:
             # Renamed first: a folder half removed must not look like a stage.
             shutil.rmtree(_aside(self.root / name), ignore_errors=True)
 
-    def ensure(self, request: StageRequest, build: Build) -> dict[str, Any]:
+    def ensure(self, request: StageRequest, build: Build, *, wait: bool = True) -> dict[str, Any]:
         """The stage's manifest, after building it if nobody has.
 
         ``build`` gets the folder to work in, which may hold an earlier attempt's checkpoint; it
         must leave ``model.safetensors`` there and return what the manifest is to say of the run.
-        Raises what ``build`` raises; a stage that diverged once is not tried again.
+        Raises what ``build`` raises; a stage that diverged once is not tried again. While somebody
+        else builds it this waits, or raises :class:`BusyError` if ``wait`` is False.
         """
         name = request.name
         manifest = self.find(name)
@@ -122,40 +127,47 @@ class StageStore:
             return manifest
         lock = self.root / ".locks" / f"{name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            manifest = self.find(name)
-            if manifest is not None:
-                return manifest
-            if (self.root / name).exists():
-                self._clear(name)
-            folder = self.building(name)
-            folder.mkdir(parents=True, exist_ok=True)
-            if (folder / DIVERGED).exists():
-                raise DivergedError((folder / DIVERGED).read_text())
-            try:
-                run = build(folder)
-            except DivergedError as error:
-                # It would diverge again for everybody who asks for it.
-                write_text(folder / DIVERGED, str(error))
-                raise
-            for leftover in folder.glob("checkpoint*"):
-                leftover.unlink()
-            config = request.definition["config"] | request.definition.get("window", {})
-            write_json(folder / "config.json", config)
-            manifest = {
-                "schema": STAGE_SCHEMA,
-                "kind": request.kind,
-                "key": name.partition("-")[2],
-                "name": name,
-                "config": config,
-                "parents": request.parents,
-                "dataset": request.dataset,
-                "fingerprint": request.fingerprint,
-                "model_sha256": sha256(folder / MODEL),
-                **run,
-            }
-            write_json(folder / MANIFEST, manifest)
-            folder.rename(self.root / name)
+        try:
+            with FileLock(lock, timeout=-1 if wait else 0):
+                return self._ensure(request, build)
+        except Timeout as error:
+            raise BusyError(name) from error
+
+    def _ensure(self, request: StageRequest, build: Build) -> dict[str, Any]:
+        name = request.name
+        manifest = self.find(name)
+        if manifest is not None:
+            return manifest
+        if (self.root / name).exists():
+            self._clear(name)
+        folder = self.building(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / DIVERGED).exists():
+            raise DivergedError((folder / DIVERGED).read_text())
+        try:
+            run = build(folder)
+        except DivergedError as error:
+            # It would diverge again for everybody who asks for it.
+            write_text(folder / DIVERGED, str(error))
+            raise
+        for leftover in folder.glob("checkpoint*"):
+            leftover.unlink()
+        config = request.definition["config"] | request.definition.get("window", {})
+        write_json(folder / "config.json", config)
+        manifest = {
+            "schema": STAGE_SCHEMA,
+            "kind": request.kind,
+            "key": name.partition("-")[2],
+            "name": name,
+            "config": config,
+            "parents": request.parents,
+            "dataset": request.dataset,
+            "fingerprint": request.fingerprint,
+            "model_sha256": sha256(folder / MODEL),
+            **run,
+        }
+        write_json(folder / MANIFEST, manifest)
+        folder.rename(self.root / name)
         return manifest
 
 

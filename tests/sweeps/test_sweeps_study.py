@@ -13,8 +13,10 @@ import pytest
 from optuna.trial import TrialState
 from ray import cloudpickle
 
-from sweeps.search import QuietProgress, StudySearch, mend_journal
+from sweeps.budget import Budget
 from sweeps.search_space import canonical_path
+from sweeps.studies import mend_journal
+from sweeps.sweep_search import QuietProgress, SweepSearch
 from sweeps.trial import STOP, plan_of
 from tests.sweeps.study import (
     Start,
@@ -288,11 +290,12 @@ def test_mending_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
 def test_tune_can_pickle_the_search(start: Start, dumps: Callable[[Any], bytes]) -> None:
-    search = open_search(start())
-    suggest(search, "a")
+    context = start()
+    search = SweepSearch([open_search(context)], Budget(context.folder), print)
+    assert search.suggest("a") is not None
     content = dumps(search)
-    assert isinstance(pickle.loads(content), StudySearch)
+    assert isinstance(pickle.loads(content), SweepSearch)
     # And save it, which leaves nothing behind.
-    before = sorted(search.context.folder.path.rglob("*"))
-    search.save(str(search.context.folder.path / "snapshot"))
-    assert sorted(search.context.folder.path.rglob("*")) == before
+    before = sorted(context.folder.path.rglob("*"))
+    search.save(str(context.folder.path / "snapshot"))
+    assert sorted(context.folder.path.rglob("*")) == before

@@ -1,0 +1,73 @@
+"""What a sweep has spent, and whether anything more may begin."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from ractd_core.files import FileError, read_json, write_json
+from sweeps.jsonl import read_rows
+from sweeps.layout import SweepFolder
+from sweeps.ledger import Record
+
+_CLOCK = "clock.json"
+BUILT = "built.jsonl"
+"""The stages that this sweep has built, a row each."""
+
+
+class Budget:
+    """Hours of the sweep's drivers, device-hours of its trials and stages, room on the storage.
+
+    ``tick`` keeps the hours on storage, so that they count on in the next driver.
+    """
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder, self._limits = folder, folder.spec().budget
+        self._began = time.monotonic()
+        self._earlier = _seconds(folder)
+        self._device_seconds = sum(map(device_seconds, folder.trials)) + sum(
+            row["device_seconds"] for row in read_rows(folder.path / BUILT)
+        )
+
+    def tick(self) -> None:
+        """Write down how long the drivers have run."""
+        write_json(self._folder.path / _CLOCK, {"seconds": round(self._seconds(), 1)})
+
+    def add(self, spent: dict[str, Any]) -> None:
+        """Count a trial's record or a stage's manifest."""
+        self._device_seconds += device_seconds(spent)
+
+    def spent(self) -> str | None:
+        """Which limit has been reached, None while there is none."""
+        hours, device_hours = self._seconds() / 3600, self._device_seconds / 3600
+        if self._limits.hours is not None and hours >= self._limits.hours:
+            return f"budget.hours {self._limits.hours:g} are spent"
+        if self._limits.device_hours is not None and device_hours >= self._limits.device_hours:
+            return f"budget.device_hours {self._limits.device_hours:g} are spent"
+        return None
+
+    def crowded(self) -> str | None:
+        """Why nothing may begin for want of room, None while there is enough."""
+        free = shutil.disk_usage(self._folder.storage).free / 1e9
+        if free >= self._limits.free_gb:
+            return None
+        return (
+            f"paused: {free:.2f} GB are free on {self._folder.storage}, less than budget.free_gb "
+            f"{self._limits.free_gb:g}; free some, and the sweep goes on"
+        )
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._began
+
+
+def device_seconds(spent: Record) -> float:
+    """Seconds of training times the workers that took part in it."""
+    return float(spent["seconds"]) * int(spent["workers"])
+
+
+def _seconds(folder: SweepFolder) -> float:
+    try:
+        return float(read_json(folder.path / _CLOCK)["seconds"])
+    except (FileNotFoundError, FileError):
+        return 0.0

@@ -1,0 +1,78 @@
+"""What of a sweep's spec may change once it has begun, and what may not.
+
+A record stands for the trial it was run as. So what defines trials and their scores stays, and what
+says how many, which and with what means may change: the sweep then goes on as if it had always been
+so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweeps.search_space import Choices, Parameter, contains, label
+from sweeps.spec import SweepSpec
+
+_DEFINING = {
+    "name": "it is how the sweep is found",
+    "data": "other data would be another dataset",
+    "family": "earlier trials were of these recipes",
+    "recipe": "earlier trials were of these recipes",
+    "evaluation": "scores over other episodes do not compare",
+    "training_seeds": "scores over other training seeds do not compare",
+    "objectives": "earlier trials were not measured by others",
+    "seed": "it would change nothing but make suggestions irreproducible",
+}
+_SELECTION = ("rule", "last")
+
+
+def refusals(old: SweepSpec, new: SweepSpec) -> list[str]:
+    """Why a sweep of spec ``old`` cannot go on as ``new``, a line each; none if it can."""
+    problems = [
+        f"{key}: was {_short(getattr(old, key))}, is {_short(getattr(new, key))}; {why}"
+        for key, why in _DEFINING.items()
+        if getattr(old, key) != getattr(new, key)
+    ]
+    gone = [task for task in old.tasks if task not in new.tasks]
+    if gone:
+        problems.append(f"tasks: {', '.join(gone)} left out; tasks can be added only")
+    if new.trials < old.trials:
+        problems.append(f"trials: was {old.trials}, is {new.trials}; they can become more only")
+    for key in _SELECTION:
+        was, now = getattr(old.selection, key), getattr(new.selection, key)
+        if was != now:
+            problems.append(
+                f"selection.{key}: was {was}, is {now}; what a trial keeps depends on it"
+            )
+    if old.budget.keep == "top" and (
+        new.budget.keep != "top" or new.selection.top > old.selection.top
+    ):
+        problems.append(
+            f"budget.keep: the students of all but the {old.selection.top} best trials are gone"
+        )
+    return problems + _search(old.search, new.search)
+
+
+def _search(old: dict[str, Parameter], new: dict[str, Parameter]) -> list[str]:
+    problems = [
+        f"search.{label(path)}: left out; trials have it" for path in old if path not in new
+    ]
+    problems += [
+        f"search.{label(path)}: new; earlier trials do not have it"
+        for path in new
+        if path not in old
+    ]
+    for path in old.keys() & new.keys():
+        was, now = old[path], new[path]
+        ends = was.choices if isinstance(was, Choices) else (was.low, was.high)
+        if isinstance(was, Choices) != isinstance(now, Choices):
+            problems.append(
+                f"search.{label(path)}: choices cannot become a range, nor a range them"
+            )
+        elif not all(contains(now, value) for value in ends):
+            problems.append(f"search.{label(path)}: narrower than before; it can become wider only")
+    return problems
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,115 @@
+"""Teachers and reward models of a sweep, built side by side as Ray tasks before its trials.
+
+So no trial holds resources while it waits for a stage. One that somebody else builds, another
+sweep of the same storage perhaps, is asked for again until it is there or its builder has died.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from ractd_core.data.flat import DataError
+from ractd_core.training import DivergedError
+from sweeps.budget import BUILT, Budget
+from sweeps.build import ensure_stage
+from sweeps.embedded_ray import capacity
+from sweeps.jsonl import add_row
+from sweeps.layout import SweepFolder
+from sweeps.messages import log_to
+from sweeps.requests import describe
+from sweeps.stage_store import BusyError, StageRequest
+
+_AGAIN = 2.0
+"""Seconds until a stage that somebody else builds is asked for again."""
+
+
+class StageBuilds:
+    """Builds what is missing of ``requests`` on what Ray has ``available``."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        available: dict[str, float],
+        budget: Budget,
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder, self._available, self._budget, self._say = folder, available, budget, say
+        self._resources = folder.spec().resources
+        self._waits: set[str] = set()
+
+    def build(self, kind: str, requests: Iterable[StageRequest]) -> None:
+        """Build those of one ``kind`` that are not in the store, as many at once as fit.
+
+        What cannot be built, because it diverges or its data are gone, is left to the trials, which
+        fail with that reason. Raises RuntimeError for anything else.
+        """
+        find = self._folder.store.find
+        wanted = {request.name: request for request in requests}
+        missing = [request for request in wanted.values() if find(request.name) is None]
+        if len(missing) < len(wanted):
+            self._say(f"{kind}: {len(wanted) - len(missing)} of {len(wanted)} in the store")
+        # A stage whose parent could not be built is left to the trials too.
+        todo = deque(r for r in missing if all(map(find, r.parents.values())))
+        resources = getattr(self._resources, kind)
+        alone = resources.workers == 1
+        # Ray Train's workers take their own resources; the task that waits for them takes none.
+        task = ray.remote(_ensure).options(
+            num_cpus=resources.cpus if alone else 0,
+            num_gpus=resources.gpus if alone else 0,
+            max_retries=2,
+        )
+        slots = capacity(resources, self._available)
+        running: dict[Any, StageRequest] = {}
+        while todo or running:
+            while todo and len(running) < slots:
+                request = todo.popleft()
+                workers = "" if alone else f" on {resources.workers} Ray Train workers"
+                if request.name not in self._waits:
+                    self._say(f"building {describe(request)}{workers}")
+                reference = task.remote(str(self._folder.storage), self._folder.name, request)
+                running[reference] = request
+            [ready], _ = ray.wait(list(running), num_returns=1)
+            request = running.pop(ready)
+            if self._busy(ready, request):
+                todo.append(request)
+                if not running:
+                    time.sleep(_AGAIN)
+
+    def _busy(self, ready: Any, request: StageRequest) -> bool:
+        """Take a task's result; whether somebody else is at its stage."""
+        try:
+            manifest = ray.get(ready)
+        except BusyError:
+            if request.name not in self._waits:
+                self._waits.add(request.name)
+                self._say(f"waiting for {request.name}, which another process is building")
+            return True
+        except (DivergedError, DataError) as error:
+            # The trials that need it fail with this reason, and the sweep goes on.
+            self._say(f"a stage cannot be built: {getattr(error, 'cause', error)}")
+            return False
+        except RayTaskError as error:
+            raise RuntimeError(f"a stage could not be built: {error.cause}") from error
+        if request.name not in self._waits:
+            row = {key: manifest[key] for key in ("name", "seconds", "workers", "device_seconds")}
+            add_row(self._folder.path / BUILT, row)
+            self._budget.add(manifest)
+        self._say(
+            f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
+            f"loss {manifest['loss']:.3g}"
+        )
+        return False
+
+
+def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any]:
+    folder = SweepFolder(Path(storage), name)
+    log_to(folder.path / "messages")
+    resources = getattr(folder.spec().resources, request.kind)
+    return ensure_stage(folder.store, request, resources, folder.scratch, wait=False)

@@ -1,0 +1,86 @@
+"""Ray Tune's view of a sweep: the searches of all its tasks as one.
+
+Tune asks for a trial whenever one fits the cluster; the task with the fewest under way is asked
+first, so that tasks advance side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.search import Searcher
+
+from sweeps.budget import Budget
+from sweeps.search import StudySearch
+
+
+class SweepSearch(Searcher):
+    """Suggests from one of ``searches`` while the budget lasts.
+
+    ``say`` hears once why nothing begins any more, or why nothing does for now.
+    """
+
+    def __init__(
+        self, searches: Sequence[StudySearch], budget: Budget, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._searches, self._budget, self._say = searches, budget, say
+        self._of: dict[str, StudySearch] = {}
+        self._told: str | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config; None while the storage is full, FINISHED when there are none."""
+        spent = self._budget.spent()
+        self._tell(spent and f"{spent}: no trial begins any more")
+        if spent is not None:
+            return str(Searcher.FINISHED)
+        crowded = self._budget.crowded()
+        self._tell(crowded)
+        if crowded is not None:
+            return None
+        for search in sorted(self._searches, key=lambda search: search.under_way):
+            config = search.suggest(trial_id)
+            if config is not None:
+                self._of[trial_id] = search
+                return config
+        return str(Searcher.FINISHED)
+
+    def _tell(self, reason: str | None) -> None:
+        if reason is not None and self._told is None:
+            self._say(reason)
+        self._told = reason
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass a score on."""
+        self._of[trial_id].on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Pass a trial's end on."""
+        self._of.pop(trial_id).on_trial_complete(trial_id, error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its search for a snapshot that is never restored."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: studies and ledger are on storage already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: a new driver reads studies and ledger."""
+
+
+class QuietProgress(TrialProgressCallback):
+    """Tune's printer of trials, silenced: the driver says how each trial ended."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing."""
