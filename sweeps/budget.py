@@ -69,5 +69,5 @@ def device_seconds(spent: Record) -> float:
 def _seconds(folder: SweepFolder) -> float:
     try:
         return float(read_json(folder.path / _CLOCK)["seconds"])
-    except (FileNotFoundError, FileError):
+    except (FileNotFoundError, FileError, KeyError, TypeError):
         return 0.0

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated
 
 import typer
+from filelock import Timeout
 
 from cluster import Job, JobState, LocalBackend
 from sweeps.cli_bench import bench_app
@@ -16,7 +17,7 @@ from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
 from sweeps.cli_recipe import recipe
 from sweeps.cli_train import train
-from sweeps.layout import SweepFolder, check_storage, names, storage_path
+from sweeps.layout import StorageError, SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
 
 app = typer.Typer(
@@ -63,6 +64,10 @@ def sweep_run(
 @sweep_app.command("resume")
 def sweep_resume(
     name: Name,
+    spec: Annotated[
+        str | None,
+        typer.Option(help="Go on as this YAML file says: more trials or tasks, a wider search."),
+    ] = None,
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
 ) -> None:
@@ -70,6 +75,8 @@ def sweep_resume(
     with user_errors():
         folder = SweepFolder(storage_path(storage), name)
         folder.spec_to_run()
+        if spec is not None:
+            _extend(folder, spec)
         raise typer.Exit(_drive(folder, detach))
 
 
@@ -133,6 +140,16 @@ def report(name: Name, storage: Storage = None) -> None:
     for line in written.headlines:
         typer.echo(line)
     typer.echo(f"\nreport: {written.page}")
+
+
+def _extend(folder: SweepFolder, source: str) -> None:
+    try:
+        folder.extend(load_spec(source))
+    except Timeout as error:
+        raise StorageError(
+            f"sweep {folder.name!r} is running; `ractd sweep stop {folder.name}` first, then "
+            "resume it with the changed spec"
+        ) from error
 
 
 def _backend(folder: SweepFolder) -> LocalBackend:

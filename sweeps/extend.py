@@ -17,7 +17,6 @@ _DEFINING = {
     "data": "other data would be another dataset",
     "family": "earlier trials were of these recipes",
     "recipe": "earlier trials were of these recipes",
-    "evaluation": "scores over other episodes do not compare",
     "training_seeds": "scores over other training seeds do not compare",
     "objectives": "earlier trials were not measured by others",
     "seed": "it would change nothing but make suggestions irreproducible",
@@ -32,6 +31,12 @@ def refusals(old: SweepSpec, new: SweepSpec) -> list[str]:
         for key, why in _DEFINING.items()
         if getattr(old, key) != getattr(new, key)
     ]
+    played = {"final_episodes": old.evaluation.final_episodes}
+    if new.evaluation.model_copy(update=played) != old.evaluation:
+        problems.append(
+            f"evaluation: was {old.evaluation}, is {new.evaluation}; scores over other episodes do "
+            "not compare, only final_episodes can change"
+        )
     gone = [task for task in old.tasks if task not in new.tasks]
     if gone:
         problems.append(f"tasks: {', '.join(gone)} left out; tasks can be added only")
@@ -43,6 +48,11 @@ def refusals(old: SweepSpec, new: SweepSpec) -> list[str]:
             problems.append(
                 f"selection.{key}: was {was}, is {now}; what a trial keeps depends on it"
             )
+    if (old.pruner.kind == "none") != (new.pruner.kind == "none"):
+        problems.append(
+            f"pruner.kind: was {old.pruner.kind}, is {new.pruner.kind}; trials that may collapse "
+            "and trials that may not do not compare"
+        )
     if old.budget.keep == "top" and (
         new.budget.keep != "top" or new.selection.top > old.selection.top
     ):
@@ -54,22 +64,17 @@ def refusals(old: SweepSpec, new: SweepSpec) -> list[str]:
 
 def _search(old: dict[str, Parameter], new: dict[str, Parameter]) -> list[str]:
     problems = [
-        f"search.{label(path)}: left out; trials have it" for path in old if path not in new
-    ]
-    problems += [
-        f"search.{label(path)}: new; earlier trials do not have it"
-        for path in new
-        if path not in old
+        f"search.{label(path)}: {'left out' if path in old else 'new'}; all trials have the same"
+        for path in [*old, *new]
+        if path not in old or path not in new
     ]
     for path in old.keys() & new.keys():
         was, now = old[path], new[path]
         ends = was.choices if isinstance(was, Choices) else (was.low, was.high)
         if isinstance(was, Choices) != isinstance(now, Choices):
-            problems.append(
-                f"search.{label(path)}: choices cannot become a range, nor a range them"
-            )
+            problems.append(f"search.{label(path)}: choices and ranges do not become each other")
         elif not all(contains(now, value) for value in ends):
-            problems.append(f"search.{label(path)}: narrower than before; it can become wider only")
+            problems.append(f"search.{label(path)}: narrower than before; it can only be widened")
     return problems
 
 

@@ -50,7 +50,11 @@ class StudySearch:
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
         # What has a record: read once, since only this search's own trials add to it.
-        self._done = {r["key"] for r in self._records()}
+        records = self._records()
+        self._done = {record["key"] for record in records}
+        self._kept: list[Record] = []
+        for record in records:
+            self._keep(record)
         self.study = open_study(context)
         self._unfinished = self._agree_with_ledger()
         for point in spec.first_points(context.dataset):
@@ -140,7 +144,21 @@ class StudySearch:
         if record is not None:
             self._done.add(plan.key)
             self._tell(trial.number, record)
+            self._keep(record)
             self._announce(record)
+
+    def _keep(self, record: Record) -> None:
+        """Delete the students of a trial that the selection will not ask for any more."""
+        if record["status"] != "completed" or self.context.spec.budget.keep == "all":
+            return
+        self._kept.append(record)
+        # As the winner is found: by score, the earlier one of two equals.
+        self._kept.sort(key=lambda r: (-r["selection"]["score"], r["number"]))
+        for beaten in self._kept[self.context.spec.selection.top :]:
+            folder = self.context.folder.trials.folder(beaten["key"])
+            for model in folder.rglob("*.safetensors"):
+                model.unlink()
+        del self._kept[self.context.spec.selection.top :]
 
     def _agree_with_ledger(self) -> list[Trial]:
         """Repair the study from the ledger; returns its trials that have begun but not ended."""

@@ -1,7 +1,7 @@
 """Ray Tune's view of a sweep: the searches of all its tasks as one.
 
 Tune asks for a trial whenever one fits the cluster; the task with the fewest under way is asked
-first, so that tasks advance side by side.
+first, and of these the one with the most to come, so that tasks advance side by side.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ class SweepSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; None while the storage is full, FINISHED when there are none."""
         spent = self._budget.spent()
-        self._tell(spent and f"{spent}: no trial begins any more")
+        crowded = self._budget.crowded()
+        self._tell(f"{spent}: no trial begins any more" if spent else crowded)
         if spent is not None:
             return str(Searcher.FINISHED)
-        crowded = self._budget.crowded()
-        self._tell(crowded)
         if crowded is not None:
             return None
-        for search in sorted(self._searches, key=lambda search: search.under_way):
+        for search in sorted(self._searches, key=lambda each: (each.under_way, -each.remaining)):
             config = search.suggest(trial_id)
             if config is not None:
                 self._of[trial_id] = search
