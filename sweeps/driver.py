@@ -169,7 +169,7 @@ class Driver:
             tune.with_resources(_tune_trial, trial_resources),
             tune_config=tune.TuneConfig(
                 search_alg=SweepSearch(searches, self.budget, self.say),
-                num_samples=remaining,
+                num_samples=-1,  # the search says when there are no more
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
             ),

@@ -134,11 +134,19 @@ class StudySearch:
         if result["step"] < last and trial.should_prune():
             write_text(plan.folder / STOP, _PRUNED[spec.pruner.kind])
 
-    def on_trial_complete(self, trial_id: str, error: bool = False) -> None:
-        """Make sure there is a record, and tell the study what it says."""
+    def on_trial_complete(
+        self, trial_id: str, error: bool = False, *, crowded: bool = False
+    ) -> None:
+        """Make sure there is a record, and tell the study what it says.
+
+        A trial that broke on a ``crowded`` storage is not to blame: it is suggested again.
+        """
         trial, plan = self._trials.pop(trial_id)
         ledger = self.context.folder.trials
         if error and ledger.get(plan.key) is None:
+            if crowded:
+                self._unfinished.append(trial)
+                return
             close_trial(plan, trial.number, "failed", "its process ended without a word")
         record = ledger.get(plan.key)
         if record is not None:

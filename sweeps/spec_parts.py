@@ -105,7 +105,7 @@ class BudgetSpec(Config):
     hours: PositiveFloat | None = None
     device_hours: PositiveFloat | None = None
     trial_hours: PositiveFloat | None = None
-    free_gb: NonNegative = 1.0
+    free_gb: PositiveFloat = 1.0
     keep: Literal["all", "top"] = "all"
 
 

@@ -59,7 +59,8 @@ class SweepSearch(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass a trial's end on."""
-        self._of.pop(trial_id).on_trial_complete(trial_id, error)
+        crowded = self._budget.crowded() is not None
+        self._of.pop(trial_id).on_trial_complete(trial_id, error, crowded=crowded)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its search for a snapshot that is never restored."""

@@ -152,6 +152,26 @@ def test_nothing_begins_on_a_full_storage_and_the_sweep_goes_on_when_it_is_not(
     assert len(said) == 2, "said again when it happens again"
 
 
+def test_a_trial_that_broke_on_a_full_storage_is_tried_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = start(trials=1)
+    search = SweepSearch([open_search(context)], Budget(context.folder), print)
+    config = search.suggest("a")
+    assert isinstance(config, dict)
+    monkeypatch.setattr(shutil, "disk_usage", full(0.0))
+    search.on_trial_complete("a", error=True)
+    assert list(context.folder.trials) == []
+    assert search.suggest("b") is None
+    monkeypatch.setattr(shutil, "disk_usage", full(5e9))
+    assert search.suggest("c") == config
+    # Where there is room, it is the trial's own failure.
+    search.on_trial_complete("c", error=True)
+    [record] = context.folder.trials
+    assert (record["status"], record["reason"]) == ("failed", "its process ended without a word")
+    assert search.suggest("d") == Searcher.FINISHED
+
+
 def test_only_the_top_students_are_kept(start: Start) -> None:
     context = start(budget={"keep": "top"}, selection={"top": 2})
     search = open_search(context)
