@@ -191,7 +191,8 @@ class Driver:
         ending = record["status"]
         if record["selection"]:
             ending = f"scored {record['selection']['score']:.1f}"
-        self.say(f"trial {record['number']} {ending}{reason}: {params}")
+        which = f"{record['dataset']}: " if len(self.spec.tasks) > 1 else ""
+        self.say(f"{which}trial {record['number']} {ending}{reason}: {params}")
 
     def _final_rows(self, context: TaskContext) -> None:
         best = winner(context)
