@@ -1,10 +1,10 @@
 """A sweep whose driver is killed again and again: ``python -m tests.benchmarks.kill_test FOLDER``.
 
 Twelve trials of two tasks, killed with -9 at 25 random moments (``--seed`` draws others) and
-started again each time, a quarter of an hour or more. In the end every trial must have one record, written
-once and never again, study and ledger must agree, every stage must have been built once, from its
-checkpoint where it was interrupted, and no process may be left. Linux only: processes are found
-through ``/proc``.
+started again each time, a quarter of an hour or more. In the end every trial must have one record,
+written once and never again, study and ledger must agree, every stage must have been built once,
+from its checkpoint where it was interrupted, and no process may be left. Linux only: processes are
+found through ``/proc``.
 """
 
 from __future__ import annotations
