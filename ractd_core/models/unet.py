@@ -86,8 +86,9 @@ class ResidualBlock(nn.Module):
 class TemporalUNet(nn.Module):
     """F(x, t, s, cond): x (batch, horizon, dims) to the same shape.
 
-    ``t`` and ``stop`` are c_noise values (batch,), ``cond`` is (batch, cond_dim). The horizon must
-    be a multiple of ``config.horizon_multiple``. ``stop_time`` adds the student's stop embedding.
+    ``t`` and ``stop`` are c_noise values (batch,), or (1,) for all rows, ``cond`` is
+    (batch, cond_dim). The horizon must be a multiple of ``config.horizon_multiple``. ``stop_time``
+    adds the student's stop embedding.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class TemporalUNet(nn.Module):
         batch, horizon, dims = x.shape
         h = x.reshape(batch, horizon // self.patch, self.patch * dims).transpose(1, 2)
         # Mish acts on each entry, so FiLM's input can be activated once for all blocks.
-        embedding = functional.mish(torch.cat([self._embed(t), cond], dim=1))
+        time = self._embed(t).expand(batch, -1)
+        embedding = functional.mish(torch.cat([time, cond], dim=1))
         stop_embedding = None if stop is None else functional.mish(self._embed(stop))
 
         skips: list[Tensor] = []
