@@ -18,6 +18,9 @@ from torch.nn import functional
 _LONGEST, _NARROWEST = 8, 256
 """Longer or narrower than this, oneDNN is as fast."""
 
+_FEWEST = 32
+"""For fewer rows than this, as in planning, torch's own layers take the least time to begin."""
+
 
 class Conv1d(nn.Conv1d):
     """``nn.Conv1d`` with a padding of half the kernel."""
@@ -27,7 +30,7 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, inputs, length) to (batch, outputs, length / stride, rounded up)."""
-        if input.device.type != "cpu":
+        if not many(input):
             return super().forward(input)
         if _short(input, self.weight):
             return _short_conv(*_cast(input, self), self.stride[0], self.kernel_size[0] // 2)
@@ -44,7 +47,7 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(batch, inputs, length) to (batch, outputs, 2 · length)."""
-        if input.device.type != "cpu":
+        if not many(input):
             return super().forward(input)
         if _short(input, self.weight):
             return _short_transpose(*_cast(input, self), 2, 1)
@@ -64,6 +67,11 @@ class GroupNorm(nn.GroupNorm):
 def concatenate(parts: list[Tensor]) -> Tensor:
     """(batch, channels, length) side by side in their channels, keeping the order in memory."""
     return torch.cat([part.unsqueeze(2) for part in parts], dim=1).squeeze(2)
+
+
+def many(x: Tensor) -> bool:
+    """Whether ``x`` (batch, ...) has enough rows on a CPU for layers of our own to pay."""
+    return x.device.type == "cpu" and len(x) >= _FEWEST
 
 
 def _short(x: Tensor, weight: Tensor) -> bool:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ractd_core.models.conv import many
+
 
 class Mish(nn.Mish):
     """x tanh(softplus(x)) (Misra 2019): torch's own, but for speed on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, length), entry by entry."""
-        return _mish(input) if input.device.type == "cpu" else functional.mish(input)
+        return _mish(input) if many(input) else functional.mish(input)
 
 
 class _Mish(torch.autograd.Function):

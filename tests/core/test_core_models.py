@@ -228,8 +228,8 @@ def test_a_convolution_has_torchs_values_and_gradients(
     torch.manual_seed(0)
     ours = Conv1d(width, width, kernel, stride)
     plain = nn.Conv1d(width, width, kernel, stride, padding=kernel // 2)
-    same_as_torchs(ours, plain, torch.randn(3, width, length), dtype, tolerance)
-    own = type(ours(torch.randn(1, width, length)).grad_fn).__name__
+    same_as_torchs(ours, plain, torch.randn(32, width, length), dtype, tolerance)
+    own = type(ours(torch.randn(32, width, length)).grad_fn).__name__
     assert ("ShortConv" in own) == (width == 256)
 
 
@@ -242,19 +242,19 @@ def test_a_transposed_convolution_has_torchs_values_and_gradients(
     torch.manual_seed(0)
     ours = ConvTranspose1d(width, width)
     plain = nn.ConvTranspose1d(width, width, 4, stride=2, padding=1)
-    same_as_torchs(ours, plain, torch.randn(3, width, length), dtype, tolerance)
-    own = type(ours(torch.randn(1, width, length)).grad_fn).__name__
+    same_as_torchs(ours, plain, torch.randn(32, width, length), dtype, tolerance)
+    own = type(ours(torch.randn(32, width, length)).grad_fn).__name__
     assert ("ShortTranspose" in own) == (width == 256)
 
 
 def test_layers_keep_the_channels_innermost_in_memory() -> None:
-    x = torch.randn(3, 4, 8).transpose(1, 2)
+    x = torch.randn(32, 4, 8).transpose(1, 2)
     for layer in (Conv1d(8, 8, 5), ConvTranspose1d(8, 8), GroupNorm(2, 8), Mish()):
         assert layer(x).stride(1) == 1
 
 
 def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
-    x = torch.linspace(-40, 40, 4000).bfloat16().view(2, 500, 4)
+    x = torch.linspace(-40, 40, 4000).bfloat16().view(50, 20, 4)
     exact = x.double().requires_grad_()
     wanted = exact * exact.exp().log1p().tanh()
     (slope,) = torch.autograd.grad(wanted.sum(), exact)
@@ -268,7 +268,7 @@ def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
 
 
 def test_mish_is_torchs_with_a_right_derivative() -> None:
-    x = torch.linspace(-40, 40, 401)
+    x = torch.linspace(-40, 40, 400).view(50, 2, 4)
     torch.testing.assert_close(Mish()(x), torch.nn.functional.mish(x), rtol=1e-6, atol=1e-12)
     assert torch.autograd.gradcheck(Mish(), x.double().requires_grad_())
 
@@ -281,5 +281,5 @@ def test_autocast_reaches_the_networks_fast_parts() -> None:
         if isinstance(module, Conv1d | Mish):
             module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        block(torch.randn(2, 256, 4), torch.randn(2, 11), None)
+        block(torch.randn(32, 256, 4), torch.randn(32, 11), None)
     assert seen == [torch.bfloat16] * 4
