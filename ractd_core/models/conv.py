@@ -18,9 +18,6 @@ from torch.nn import functional
 _LONGEST, _NARROWEST = 8, 256
 """Longer or narrower than this, oneDNN is as fast."""
 
-_FEWEST = 32
-"""For fewer rows than this, as in planning, torch's own layers take the least time to begin."""
-
 
 class Conv1d(nn.Conv1d):
     """``nn.Conv1d`` with a padding of half the kernel."""
@@ -30,7 +27,7 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, inputs, length) to (batch, outputs, length / stride, rounded up)."""
-        if not many(input):
+        if not trains(input):
             return super().forward(input)
         if _short(input, self.weight):
             return _short_conv(*_cast(input, self), self.stride[0], self.kernel_size[0] // 2)
@@ -47,7 +44,7 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(batch, inputs, length) to (batch, outputs, 2 · length)."""
-        if not many(input):
+        if not trains(input):
             return super().forward(input)
         if _short(input, self.weight):
             return _short_transpose(*_cast(input, self), 2, 1)
@@ -61,17 +58,25 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, length) to the same shape."""
+        if not trains(input):
+            return super().forward(input)
         return super().forward(input.unsqueeze(2)).squeeze(2)
 
 
 def concatenate(parts: list[Tensor]) -> Tensor:
     """(batch, channels, length) side by side in their channels, keeping the order in memory."""
+    if not trains(parts[0]):
+        return torch.cat(parts, dim=1)
     return torch.cat([part.unsqueeze(2) for part in parts], dim=1).squeeze(2)
 
 
-def many(x: Tensor) -> bool:
-    """Whether ``x`` (batch, ...) has enough rows on a CPU for layers of our own to pay."""
-    return x.device.type == "cpu" and len(x) >= _FEWEST
+def trains(x: Tensor) -> bool:
+    """Whether layers of our own pay for ``x``: in training on a CPU.
+
+    Plans are of few rows, for which torch's own layers begin sooner, and exported as those.
+    """
+    plans = torch.is_inference_mode_enabled() or torch.compiler.is_exporting()
+    return x.device.type == "cpu" and not plans
 
 
 def _short(x: Tensor, weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ractd_core.models.conv import many
+from ractd_core.models.conv import trains
 
 
 class Mish(nn.Mish):
@@ -18,7 +18,7 @@ class Mish(nn.Mish):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, length), entry by entry."""
-        return _mish(input) if many(input) else functional.mish(input)
+        return _mish(input) if trains(input) else functional.mish(input)
 
 
 class _Mish(torch.autograd.Function):
