@@ -8,7 +8,6 @@ import pty
 import re
 import select
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from cluster import Job
 from ractd_core.files import write_json
+from sweeps.cli import main
 from sweeps.jobs import backend_of
 from sweeps.layout import SweepFolder
 from sweeps.live import Screen, follow, table
@@ -134,28 +134,36 @@ def driver(folder: SweepFolder) -> Iterator[SweepFolder]:
     backend.stop(folder.name, grace=5)
 
 
-def command(folder: SweepFolder, *arguments: str) -> list[str]:
-    where = ("--storage", str(folder.storage))
-    return [sys.executable, "-m", "sweeps", "sweep", *arguments, *where]
+class Child:
+    """``ractd sweep ...`` in a process of its own, on a terminal of 100 columns or on a pipe.
 
+    Forked, because starting Python with all its imports takes longer than everything tested here.
+    ``text`` is what it has shown so far.
+    """
 
-class Terminal:
-    """The command on a pseudo-terminal of 100 columns; ``text`` is what it has shown so far."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        own, given = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-        # A session of its own with the terminal in control, so that Ctrl-C arrives as in life.
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *arguments],
-            stdin=given,
-            stdout=given,
-            stderr=given,
-            env=environment,
-        )
-        os.close(given)
-        self._own = own
+    def __init__(self, folder: SweepFolder, *arguments: str, terminal: bool = True) -> None:
         self.text = ""
+        if terminal:
+            self._pid, self._own = pty.fork()
+        else:
+            self._own, given = os.pipe()
+            self._pid = os.fork()
+            if self._pid == 0:
+                os.dup2(given, 1)
+            else:
+                os.close(given)
+        if self._pid == 0:
+            os.environ |= {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+            sys.stdout = sys.stderr = os.fdopen(1, "w")
+            sys.argv = ["ractd", "sweep", *arguments, "--storage", str(folder.storage)]
+            code = 70
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
 
     def until(self, expected: str) -> None:
         end = time.monotonic() + 60
@@ -170,7 +178,7 @@ class Terminal:
         while self._read():
             pass
         os.close(self._own)
-        return self.process.wait(60)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
     def _read(self) -> bool:
         if not select.select([self._own], [], [], 60)[0]:
@@ -184,25 +192,25 @@ class Terminal:
 
 
 def test_a_terminal_gets_a_table_and_at_the_end_what_the_driver_left(driver: SweepFolder) -> None:
-    terminal = Terminal(command(driver, "resume", "tiny"))
-    terminal.until("trial 2 scored")
+    child = Child(driver, "resume", "tiny")
+    child.until("trial 2 scored")
     (driver.path / "go").touch()
-    code = terminal.end()
-    shown = ANSI.sub("", terminal.text)
+    code = child.end()
+    shown = ANSI.sub("", child.text)
     assert cells(shown[shown.rindex("tiny: ") :], UMAZE)[:2] == ["3/6", "0"]
     assert shown.rstrip().endswith("the end")
-    assert SHOW_CURSOR in terminal.text[-200:]
+    assert SHOW_CURSOR in child.text[-200:]
     assert code == 0
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was_and_the_sweep_running(driver: SweepFolder) -> None:
-    terminal = Terminal(command(driver, "resume", "tiny"))
-    terminal.until("trial 2 scored")
-    terminal.type("\x03")
-    code = terminal.end()
-    assert "sweep tiny goes on" in terminal.text
-    assert "Traceback" not in terminal.text
-    assert SHOW_CURSOR in terminal.text[terminal.text.index(HIDE_CURSOR) :]
+    child = Child(driver, "resume", "tiny")
+    child.until("trial 2 scored")
+    child.type("\x03")
+    code = child.end()
+    assert "sweep tiny goes on" in child.text
+    assert "Traceback" not in child.text
+    assert SHOW_CURSOR in child.text[child.text.index(HIDE_CURSOR) :]
     assert code == 0
     assert backend_of(driver).status("tiny").state == "running"
 
@@ -212,27 +220,18 @@ def test_without_a_terminal_or_when_asked_there_are_lines_and_nothing_else(
     driver: SweepFolder, plain: bool
 ) -> None:
     expected = [f"[00:0{n}] trial {n} scored" for n in range(3)]
-    if plain:
-        terminal = Terminal(command(driver, "resume", "tiny", "--plain"))
-        terminal.until(expected[-1])
-        (driver.path / "go").touch()
-        assert terminal.end() == 0
-        shown = terminal.text
-    else:
-        with subprocess.Popen(
-            command(driver, "resume", "tiny"), stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            (driver.path / "go").touch()
-            shown = first + process.stdout.read()
-    assert shown.splitlines()[1:] == [*expected, "the end"]
-    assert "\x1b" not in shown
+    options = ["--plain"] if plain else []
+    child = Child(driver, "resume", "tiny", *options, terminal=plain)
+    child.until(expected[-1])
+    (driver.path / "go").touch()
+    assert child.end() == 0
+    assert child.text.splitlines()[1:] == [*expected, "the end"]
+    assert "\x1b" not in child.text
 
 
 def test_watching_the_status_on_a_terminal_ends_with_the_sweep(driver: SweepFolder) -> None:
-    terminal = Terminal(command(driver, "status", "tiny", "--watch"))
-    terminal.until("61.5")
+    child = Child(driver, "status", "tiny", "--watch")
+    child.until("61.5")
     (driver.path / "go").touch()
-    assert terminal.end() == 0
-    assert "tiny: succeeded" in ANSI.sub("", terminal.text)
+    assert child.end() == 0
+    assert "tiny: succeeded" in ANSI.sub("", child.text)
