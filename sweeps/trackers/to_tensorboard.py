@@ -7,7 +7,6 @@ what is there. TensorBoard reads a folder's files in the order of their names.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +27,13 @@ class TensorBoardTracker:
 
     def __init__(self, out: Path, sweep: str) -> None:
         self._root = out / sweep
+        self._aside = self._root / ".writing"
 
     def begin(self, spec: str) -> None:
         """See :class:`~sweeps.trackers.protocol.Tracker`."""
+        shutil.rmtree(self._aside, ignore_errors=True)
         if not (self._root / "spec").exists():
-            with _written(self._root / "spec" / f"{_PREFIX}{_ENDED}") as writer:
+            with self._written(self._root / "spec" / f"{_PREFIX}{_ENDED}") as writer:
                 # Markdown: an indented block is shown as it is.
                 writer.add_text("spec", "".join(f"    {line}\n" for line in spec.splitlines()))
 
@@ -49,7 +50,7 @@ class TensorBoardTracker:
         step = last.step if last else 0
         state = _GOES_ON if entry.end is None else _ENDED
         path = self._folder(entry) / f"{_PREFIX}{step:012d}.{state}"
-        with _written(path) as writer:
+        with self._written(path) as writer:
             for point in points:
                 for name, value in point.values.items():
                     writer.add_scalar(name, value, point.step, point.time.timestamp())
@@ -64,16 +65,14 @@ class TensorBoardTracker:
     def _folder(self, entry: Entry) -> Path:
         return self._root / entry.dataset / f"{entry.name.replace(':', '-')}-{entry.key[:8]}"
 
-
-@contextmanager
-def _written(path: Path) -> Iterator[SummaryWriter]:
-    """A writer whose one file becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent.parent, prefix=".writing-"))
-    try:
-        with SummaryWriter(str(aside)) as writer:
-            yield writer
-        [written] = aside.iterdir()
-        written.rename(path)
-    finally:
-        shutil.rmtree(aside)
+    @contextmanager
+    def _written(self, path: Path) -> Iterator[SummaryWriter]:
+        """A writer whose one file becomes ``path`` when the block ends without an error."""
+        try:
+            with SummaryWriter(str(self._aside)) as writer:
+                yield writer
+            [written] = self._aside.iterdir()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written.rename(path)
+        finally:
+            shutil.rmtree(self._aside, ignore_errors=True)
