@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 _HOUR = 3600.0
@@ -17,17 +18,27 @@ def trials_per_hour(ended: Sequence[tuple[datetime, float]]) -> float | None:
     count, so a night between two halves of a sweep leaves the rate as it was.
     """
     spans = sorted((end.timestamp() - seconds, end.timestamp()) for end, seconds in ended)
-    blocks: list[tuple[float, list[float]]] = []
+    blocks: list[_Block] = []
     for start, end in spans:
-        if blocks and start - max(blocks[-1][1]) <= _PAUSE:
-            blocks[-1][1].append(end)
+        if blocks and start - blocks[-1].end <= _PAUSE:
+            blocks[-1].ends.append(end)
+            blocks[-1].end = max(blocks[-1].end, end)
         else:
-            blocks.append((start, [end]))
+            blocks.append(_Block(start, end, [end]))
     count, covered = 0, 0.0
-    for start, ends in reversed(blocks):
-        taken = min(max(ends) - start, _HOUR - covered)
-        count += sum(end > max(ends) - taken or end == start for end in ends)
+    for block in reversed(blocks):
+        taken = min(block.end - block.start, _HOUR - covered)
+        count += sum(end > block.end - taken or end == block.start for end in block.ends)
         covered += taken
         if covered >= _HOUR:
             break
     return count / covered * _HOUR if covered > 0 else None
+
+
+@dataclass
+class _Block:
+    """Time in which trials ran without a pause, and when each of them ended."""
+
+    start: float
+    end: float
+    ends: list[float]

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 from filelock import FileLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from ractd_core.files import write_json
 from sweeps.layout import SweepFolder
@@ -20,7 +23,16 @@ from sweeps.trackers.mirror import Mirror, points_of
 from sweeps.trackers.protocol import Entry, Known, Point
 from sweeps.trial import plan_of
 from tests.sweeps.command import ractd
-from tests.sweeps.study import Start, open_search, score_at, suggest, write_record
+from tests.sweeps.study import (
+    Start,
+    agreed,
+    journal,
+    open_search,
+    run,
+    score_at,
+    suggest,
+    write_record,
+)
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -333,3 +345,23 @@ def test_wandb_has_an_offline_run_per_trial_that_ended(
     assert all(list(run.glob("*.wandb")) for run in runs)
     rows = [history for run in runs if f"trial-{key}" in run.name for history in scanned(run)]
     assert rows == [(10, 10.0), (30, 40.0)]
+
+
+def test_the_dashboard_shows_a_study_that_a_search_has_open(sweep: Sweep) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="extra dashboard is not installed")
+    run(sweep.search, 2)
+    sweep.begin()
+    path = str(journal(sweep.search.context))
+    application = dashboard.wsgi(JournalStorage(JournalFileBackend(path)))
+
+    def get(address: str) -> Any:
+        environ: dict[str, Any] = {"PATH_INFO": address}
+        setup_testing_defaults(environ)
+        return json.loads(b"".join(application(environ, lambda *response: None)))
+
+    [study] = get("/api/studies")["study_summaries"]
+    assert study["study_name"] == f"{sweep.folder.name}/{ROW['dataset']}"
+    shown = [(trial["state"], trial.get("values")) for trial in get("/api/studies/0")["trials"]]
+    assert shown == [("Complete", [0.0]), ("Complete", [1.0]), ("Running", None)]
+    run(sweep.search, 1, first=2)
+    agreed(sweep.search)
