@@ -163,7 +163,12 @@ class Driver:
                     if len(running) >= slots:
                         self._finished(running)
                     workers = f" on {resources.workers} Ray Train workers" if not alone else ""
-                    self.say(f"building {describe(request)}{workers}")
+                    self.progress.event(
+                        "stage",
+                        f"building {describe(request)}{workers}",
+                        state="building",
+                        name=request.name,
+                    )
                     running.append(task.remote(str(self.folder.storage), self.folder.name, request))
                 while running:
                     self._finished(running)
@@ -178,9 +183,14 @@ class Driver:
             return
         except RayTaskError as error:
             raise RuntimeError(f"a stage could not be built: {error.cause}") from error
-        self.say(
+        self.progress.event(
+            "stage",
             f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
-            f"loss {manifest['loss']:.3g}"
+            f"loss {manifest['loss']:.3g}",
+            state="built",
+            **{
+                key: manifest[key] for key in ("name", "steps", "seconds", "device_seconds", "loss")
+            },
         )
 
     def _search(self, context: TaskContext, available: dict[str, float]) -> None:
@@ -222,7 +232,13 @@ class Driver:
         ending = record["status"]
         if record["selection"]:
             ending = f"scored {record['selection']['score']:.1f}"
-        self.say(f"trial {record['number']} {ending}{reason}: {params}")
+        self.progress.event(
+            "trial",
+            f"trial {record['number']} {ending}{reason}: {params}",
+            state=record["status"],
+            score=record["selection"]["score"] if record["selection"] else None,
+            **{key: record[key] for key in ("dataset", "key", "number", "steps", "seconds")},
+        )
 
     def _final_rows(self, context: TaskContext) -> None:
         best = winner(context)
@@ -247,9 +263,14 @@ class Driver:
                     record = self.folder.rows.get(wanted(context, best)[method])
                     if record is not None:
                         result = record["evaluation"]
-                        self.say(
+                        self.progress.event(
+                            "row",
                             f"{method}: {result['score']:.1f} over {result['episodes']} episodes, "
-                            f"{record['latency_ms']['median']:.2f} ms per decision"
+                            f"{record['latency_ms']['median']:.2f} ms per decision",
+                            state=record["status"],
+                            score=result["score"],
+                            episodes=result["episodes"],
+                            **{key: record[key] for key in ("dataset", "key", "method")},
                         )
                 known = left
             try:

@@ -62,6 +62,20 @@ class Progress:
                 file.write(line + "\n")
 
     @contextmanager
+    def session(self) -> Iterator[None]:
+        """A driver at work: that it started, and how it ended, are events."""
+        self.event("sweep", state="started")
+        state = "failed"
+        try:
+            yield
+            state = "succeeded"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            self.event("sweep", state=state)
+
+    @contextmanager
     def every(self, seconds: float, line: Callable[[], list[str]]) -> Iterator[None]:
         """While the block runs, say ``line()`` every ``seconds`` if it has changed."""
         over = threading.Event()

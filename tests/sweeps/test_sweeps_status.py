@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -25,6 +26,7 @@ from sweeps.stage_store import DIVERGED, MANIFEST
 from sweeps.status import Best, Stages, StatusReader, TaskStatus, building, report_page, task_status
 from sweeps.status_text import WIDTH, to_json, to_text
 from sweeps.trial import ABOUT, CURVE, EPISODES
+from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -239,6 +241,28 @@ def test_a_reader_sees_what_is_new_and_reads_a_record_once(folder: SweepFolder) 
         StatusReader(folder).task(UMAZE)
 
 
+# The commands
+
+
+def test_status_and_list_as_json(folder: SweepFolder) -> None:
+    record(folder, "a", "completed", 41.5)
+    where = ("--storage", str(folder.storage))
+    [listed] = json.loads(ractd("sweep", "list", "--json", *where))
+    told = json.loads(ractd("sweep", "status", folder.name, "--json", "--watch", *where))
+    for found in (listed, told):
+        assert found["name"] == folder.name
+        assert [(task["dataset"], task["done"]) for task in found["tasks"]] == [
+            (UMAZE, 1),
+            (LARGE, 0),
+        ]
+        assert found["tasks"][0]["best"]["score"] == 41.5
+    assert listed["tasks"] == told["tasks"]
+
+
+def test_a_list_as_json_is_json_also_where_there_is_nothing(tmp_path: Path) -> None:
+    assert json.loads(ractd("sweep", "list", "--json", "--storage", str(tmp_path / "none"))) == []
+
+
 # Pace
 
 
@@ -357,6 +381,27 @@ def test_an_event_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         progress.event("stage", state="built", name="x", loss=float("nan"))
     assert not (tmp_path / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(None, "succeeded"), (KeyboardInterrupt, "interrupted"), (OSError, "failed")],
+)
+def test_a_session_says_how_it_ended(
+    tmp_path: Path, error: type[BaseException] | None, state: str
+) -> None:
+    path = tmp_path / "events.jsonl"
+    with (
+        contextlib.nullcontext() if error is None else pytest.raises(error),
+        Progress(path).session(),
+    ):
+        if error is not None:
+            raise error
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(event["kind"], event["state"]) for event in found] == [
+        ("sweep", "started"),
+        ("sweep", state),
+    ]
 
 
 def test_the_heartbeat_says_only_what_is_new(tmp_path: Path) -> None:
