@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -31,7 +30,9 @@ _STAMPED = re.compile(r"\[\d+:\d\d\] ")
 
 def table(status: SweepStatus) -> Table:
     """One row per task."""
-    made = Table(title=f"{status.name}: {status.state}", title_justify="left", box=SIMPLE)
+    made = Table(
+        title=f"{status.name}: {status.state}", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
     made.add_column("task", overflow="fold")
     for name in _COLUMNS:
         made.add_column(name, justify="right", no_wrap=True)
@@ -107,14 +108,13 @@ def follow(lines: Iterable[str], screen: Screen, console: Console) -> None:
 
     What the driver printed last without a time (its report, an error) follows the table whole.
     """
-    unstamped: list[str] = []
+    held: list[str] = []
     with drawn(screen, console):
         for line in lines:
+            held.append(line)
             if _STAMPED.match(line):
-                unstamped.clear()
-            else:
-                unstamped.append(line)
-            if line.strip():
-                screen.say(line)
-    for line in unstamped:
+                for message in filter(str.strip, held):
+                    screen.say(message)
+                held.clear()
+    for line in held:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
