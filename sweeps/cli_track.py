@@ -47,7 +47,9 @@ def track(
                 while True:
                     # Asked before the look: what is written until then is not missed.
                     more = follow and goes_on(folder)
-                    typer.echo(f"{to}: {mirror.update()} runs brought up to date in {uri or where}")
+                    # The address of a server may hold a password.
+                    place = f"in {where}" if uri is None else "on the server"
+                    typer.echo(f"{to}: {mirror.update()} runs brought up to date {place}")
                     if not more:
                         return
                     time.sleep(_LOOK)

@@ -60,7 +60,7 @@ class Tracker(Protocol):
     """A place that entries are mirrored to.
 
     It answers :meth:`known` from what the place itself holds, so that a mirroring killed at any
-    moment and begun again leaves no point twice.
+    moment and begun again leaves no point twice. A place that refuses is a :class:`TrackerError`.
     """
 
     live: bool

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sweeps.trackers.protocol import Entry, Known, Point
+from sweeps.trackers.protocol import Entry, Known, Point, TrackerError
 
 _KEY, _STEP, _PARENT = "ractd.key", "ractd.step", "mlflow.parentRunId"
 _SPEC = "spec"
@@ -30,12 +32,17 @@ class MlflowTracker:
 
     def __init__(self, out: Path, sweep: str, uri: str | None) -> None:
         self._artifacts = None if uri else (out / "artifacts").as_uri()
-        self._client = MlflowClient(uri or f"sqlite:///{out / 'mlflow.db'}")
+        with _errors():
+            self._client = MlflowClient(uri or f"sqlite:///{out / 'mlflow.db'}")
         self._sweep = sweep
         self._runs: dict[str, Any] = {}
 
     def begin(self, spec: str) -> None:
         """See :class:`~sweeps.trackers.protocol.Tracker`."""
+        with _errors():
+            self._begin_sweep(spec)
+
+    def _begin_sweep(self, spec: str) -> None:
         client = self._client
         found = client.get_experiment_by_name(self._sweep)
         self._experiment = (
@@ -63,6 +70,10 @@ class MlflowTracker:
 
     def add(self, entry: Entry, points: Sequence[Point]) -> None:
         """See :class:`~sweeps.trackers.protocol.Tracker`."""
+        with _errors():
+            self._add(entry, points)
+
+    def _add(self, entry: Entry, points: Sequence[Point]) -> None:
         key, client = _key(entry), self._client
         if key in self._runs:
             run_id = self._runs[key].info.run_id
@@ -95,6 +106,15 @@ class MlflowTracker:
         run = self._client.create_run(self._experiment, tags={_KEY: key, **tags}, run_name=name)
         run_id: str = run.info.run_id
         return run_id
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A server that is away or refuses is something the user can do something about."""
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackerError(f"MLflow: {error}") from error
 
 
 def _key(entry: Entry) -> str:

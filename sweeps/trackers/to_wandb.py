@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
+import wandb.errors
 
 from ractd_core.files import write_text
-from sweeps.trackers.protocol import Entry, Known, Point
+from sweeps.trackers.protocol import Entry, Known, Point, TrackerError
 
 _PROJECT = "ractd"
 
@@ -41,6 +42,12 @@ class WandbTracker:
 
     def add(self, entry: Entry, points: Sequence[Point]) -> None:
         """See :class:`~sweeps.trackers.protocol.Tracker`."""
+        try:
+            self._add(entry, points)
+        except wandb.errors.Error as error:
+            raise TrackerError(f"W&B: {error}") from error
+
+    def _add(self, entry: Entry, points: Sequence[Point]) -> None:
         assert entry.end is not None
         name = self._id(entry)
         # Half a run of a mirroring that was killed. Online its steps are there, and ignored now.

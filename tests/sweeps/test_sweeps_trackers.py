@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -301,6 +302,17 @@ def test_mlflow_has_a_run_per_trial_and_row_and_every_point_once(
     }
     spec = client.download_artifacts(parent.info.run_id, "spec.yaml")
     assert parse_spec(Path(spec).read_text(), "artifact") == sweep.folder.spec()
+
+
+def test_a_server_that_is_away_is_one_message(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="extra mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Bound, and nobody listens.
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert "error: MLflow: " in track(sweep, "mlflow", "--uri", address, code=2)
 
 
 def scanned(run: Path) -> list[tuple[int, float]]:
