@@ -206,11 +206,11 @@ class RewardConfig(Config):
 class CollapseConfig(Config):
     """What ends a student's training as diverged; null watches for nothing.
 
-    ``saturation``: the share of predicted entries beyond the data's range, less the data's own, at
-    any one step of the windows. ``gain``: by how many standard deviations of its predictions, over
-    the data's states or over actions in the same state, the reward model prefers the student's
-    windows to the data's: far beyond what it was trained on, it is wrong. ``loss``: how many times
-    the first reported DSM loss.
+    ``saturation``: the share of entries of predicted plans, or of predicted actions that would be
+    executed, beyond the data's range, less the data's own. ``gain``: by how many standard
+    deviations of its predictions, over the data's states or over actions in the same state, the
+    reward model prefers the student's windows to the data's: far beyond what it was trained on, it
+    is wrong. ``loss``: how many times the first reported DSM loss.
     """
 
     saturation: Annotated[float, Field(gt=0, lt=1)] | None = 0.3

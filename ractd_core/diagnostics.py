@@ -68,7 +68,7 @@ def diagnose(
       data's, in R's standard deviations over states, or over actions in the same state. Large where
       the returns do not follow: R is exploited.
     - ``saturated``, ``saturated_data``: the share of those windows' entries, and of the data's, at
-      or beyond the ends of the data's range, at the step of the windows where it is greatest.
+      or beyond the ends of the data's range: of plans, or of the action that is executed.
     - ``disagreement``, ``disagreement_data``: the mean standard deviation of R's members on both,
       in the unit of ``gain``; None for one member.
 
@@ -196,10 +196,11 @@ def _on_own_windows(
     unit = max(reward.about["measured"]["spread"], 1e-6)
     theirs, own = (_said(reward, x, cond) / unit for x in (x0, made))
     several = len(own) > 1
+    executed = 1 if student.about["modelled"] == "actions" else None
     return {
         "gain": float(own.mean() - theirs.mean()),
-        "saturated": float(beyond(made).max()),
-        "saturated_data": float(beyond(x0).max()),
+        "saturated": float(beyond(made[:, :executed])),
+        "saturated_data": float(beyond(x0[:, :executed])),
         "disagreement": float(own.std(0).mean()) if several else None,
         "disagreement_data": float(theirs.std(0).mean()) if several else None,
     }

@@ -140,6 +140,9 @@ def trace(planner: Planner) -> ExportedProgram:
 
 def save_onnx(program: ExportedProgram, path: Path) -> None:
     """Write a traced planner as one ONNX file."""
+    # Needs a package that not everyone has installed.
+    from ractd_core.export_layers import TRANSLATIONS
+
     with _quiet():
         torch.onnx.export(
             program,
@@ -149,6 +152,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
             output_names=["windows"],
             dynamic_shapes=_DYNAMIC,
             external_data=False,
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
 

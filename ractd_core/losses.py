@@ -210,14 +210,16 @@ def student_loss(
     cond: Tensor,
     draws: Draws,
     config: StudentConfig,
+    *,
+    executed: int | None = None,
 ) -> tuple[Tensor, Info]:
     """L = α·CTM + β·DSM + σ·reward (equation 9).
 
     The reward is taken on DSM's G(x_t, t, 0), as released, or on G(x_T, T, 0), as the paper writes.
     A term of weight 0 is not computed, but for DSM where the reward needs it. Beside the terms the
     metrics have ``saturated``, the share of G's entries beyond the data's range less the data's
-    own, at the step of the windows where it is greatest (of actions the reward pulls the first
-    only), and with a reward its ``gain``, the reward of G less that of the data.
+    own, over the first ``executed`` steps of the windows (default: all), and with a reward its
+    ``gain``, the reward of G less that of the data.
     """
     ctm = dsm = reward = x0.new_zeros(())
     info: Info = {}
@@ -230,7 +232,7 @@ def student_loss(
     on_dsm = config.reward_at == "dsm"
     if config.dsm_weight or (config.reward_weight and on_dsm):
         dsm, clean = dsm_loss(student, x0, x_t, t, cond, config.distance)
-        info["saturated"] = (beyond(clean) - beyond(x0)).max()
+        info["saturated"] = beyond(clean[:, :executed]) - beyond(x0[:, :executed])
     if config.reward_weight:
         if not on_dsm:
             x_t = initial_noise(student.noise, draws.normal(*x0.shape[1:]))
@@ -245,12 +247,12 @@ def student_loss(
         with torch.no_grad():
             own = reward if pulled is clean else reward_loss(clean, cond, draws)
             info["gain"] = reward_loss(x0, cond, draws) - own
-            info["saturated"] = (beyond(clean) - beyond(x0)).max()
+            info["saturated"] = beyond(clean[:, :executed]) - beyond(x0[:, :executed])
     loss = config.ctm_weight * ctm + config.dsm_weight * dsm + config.reward_weight * reward
     parts = {"loss": loss, "ctm": ctm, "dsm": dsm, "reward": reward}
     return loss, {key: part.detach() for key, part in parts.items()} | info
 
 
 def beyond(x: Tensor) -> Tensor:
-    """The share at or beyond ±1, the ends of the data's range, of each step's entries (length,)."""
-    return (x.detach().abs() > 1 - 1e-3).float().mean((0, 2))
+    """The share of entries at or beyond ±1, the ends of the normalized data's range."""
+    return (x.detach().abs() > 1 - 1e-3).float().mean()

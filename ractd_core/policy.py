@@ -165,7 +165,7 @@ class Planner:
                 x = sample(denoise, start, cond, self._sigmas)
         else:
             nothing = torch.zeros_like(first)
-            x = network(nothing, nothing[:, 0, 0], None, cond).clamp(-1.0, 1.0)
+            x = network(nothing, nothing.new_zeros(1), None, cond).clamp(-1.0, 1.0)
         return self.output.unnormalize(x)
 
     def noise(self, seed: int, first: int = 0, count: int = 1) -> Tensor:

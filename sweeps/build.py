@@ -60,6 +60,7 @@ def ensure_stage(
             "workers": resources.workers,
             "device": rows[-1]["device"],
             "device_seconds": round(seconds * resources.workers, 3),
+            "sweep": scratch.parent.name,
         }
 
     return store.ensure(request, build, wait=wait)

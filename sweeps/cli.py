@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from typing import Annotated
 
 import typer
 from filelock import Timeout
+from rich.console import Console
 
-from cluster import Job, JobState, LocalBackend
+from cluster import Job, JobState
 from sweeps.cli_bench import bench_app
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
 from sweeps.cli_recipe import recipe
+from sweeps.cli_track import track
 from sweeps.cli_train import train
+from sweeps.jobs import backend_of, goes_on, state_of
 from sweeps.layout import StorageError, SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, load_spec, presets
+
+_LOOK, _WATCH = 0.5, 5.0
+"""Seconds between two looks: at whether a sweep has ended, and at how far it is."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +41,8 @@ app.add_typer(bench_app, name="bench")
 Storage = Annotated[
     str | None, typer.Option(help="Folder of stages and sweeps; default RACTD_HOME/storage.")
 ]
+Plain = Annotated[bool, typer.Option(help="Lines instead of a table, also on a terminal.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Name = Annotated[str, typer.Argument(help="The sweep's name.")]
 
 
@@ -41,6 +51,7 @@ app.command()(recipe)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+sweep_app.command()(track)
 
 
 @sweep_app.command("run")
@@ -48,6 +59,7 @@ def sweep_run(
     spec: Annotated[str, typer.Argument(help=f"A YAML file, or one of: {', '.join(presets())}.")],
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
+    plain: Plain = False,
 ) -> None:
     """Run a sweep on this machine. An interrupted or finished one goes on from where it is."""
     from ractd_core.data.acquire import check_obtainable
@@ -58,7 +70,7 @@ def sweep_run(
         for name in checked.datasets():
             check_obtainable(name, checked.data.recipe())
         folder.freeze(checked)
-        raise typer.Exit(_drive(folder, detach))
+        raise typer.Exit(_drive(folder, detach, plain))
 
 
 @sweep_app.command("resume")
@@ -70,6 +82,7 @@ def sweep_resume(
     ] = None,
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
+    plain: Plain = False,
 ) -> None:
     """Go on with a sweep after anything; if it is running, follow it."""
     with user_errors():
@@ -77,44 +90,68 @@ def sweep_resume(
         folder.spec_to_run()
         if spec is not None:
             _extend(folder, spec)
-        raise typer.Exit(_drive(folder, detach))
+        raise typer.Exit(_drive(folder, detach, plain))
 
 
 @sweep_app.command("status")
-def sweep_status(name: Name, storage: Storage = None) -> None:
-    """Say how far a sweep is, from its records; works while it runs."""
-    from sweeps.status import building, report_page, task_status
+def sweep_status(
+    name: Name,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option(help="Again when it changes, until it has ended.")] = False,
+) -> None:
+    """Say how far a sweep is, from its records; works while it runs, on any machine."""
+    from sweeps.live import Screen, drawn
+    from sweeps.status import StatusReader
+    from sweeps.status_text import to_json, to_text
 
     with user_errors():
         folder = SweepFolder(storage_path(storage), name)
-        spec = folder.spec()
-        job = _backend(folder).status(name)
-        lines = [f"{name}: {job.state}{f', {job.detail}' if job.detail else ''}"]
-        lines += [task_status(folder, dataset).line() for dataset in spec.tasks]
-        lines += building(folder) if job.state is JobState.RUNNING else []
-        lines += [f"report: {report_page(folder)}"] if report_page(folder).exists() else []
-    typer.echo("\n".join(lines))
+        folder.spec()
+        reader, said = StatusReader(folder), ""
+        if watch and not as_json and _draws(Console()):
+            with drawn(Screen(reader, lambda: state_of(folder)), Console()):
+                while goes_on(folder):
+                    time.sleep(_LOOK)
+            return
+        while True:
+            last = not (watch and goes_on(folder))
+            status = reader.sweep(state_of(folder))
+            text = json.dumps(to_json(status)) if as_json else to_text(status)
+            if text != said:
+                typer.echo(text)
+            said = text
+            if last:
+                return
+            time.sleep(_WATCH)
 
 
 @sweep_app.command("list")
-def sweep_list(storage: Storage = None) -> None:
+def sweep_list(storage: Storage = None, as_json: AsJson = False) -> None:
     """List the sweeps of a storage and how far they are."""
-    from sweeps.status import task_status
+    from sweeps.status import StatusReader
+    from sweeps.status_text import to_json
 
     with user_errors():
         root = storage_path(storage)
         found = names(root)
-        if not found:
+        listed = []
+        if not found and not as_json:
             typer.echo(f"no sweeps in {root}; `ractd sweep run quickstart` starts one")
         for name in found:
             folder = SweepFolder(root, name)
-            state = _backend(folder).status(name).state
+            state = backend_of(folder).status(name).state
             try:
-                for dataset in folder.spec().tasks:
-                    typer.echo(f"{name} [{state}] {task_status(folder, dataset).line()}")
+                status = StatusReader(folder).sweep(state)
             except SpecError as error:
                 # One damaged sweep must not hide the others.
                 typer.echo(f"{name} [{state}] {error}", err=True)
+                continue
+            listed.append(to_json(status))
+            for task in () if as_json else status.tasks:
+                typer.echo(f"{name} [{state}] {task.line()}")
+        if as_json:
+            typer.echo(json.dumps(listed))
 
 
 @sweep_app.command("stop")
@@ -123,7 +160,7 @@ def sweep_stop(name: Name, storage: Storage = None) -> None:
     with user_errors():
         folder = SweepFolder(storage_path(storage), name)
         folder.spec()
-        status = _backend(folder).stop(name)
+        status = backend_of(folder).stop(name)
     typer.echo(f"{name}: {status.state}{f', {status.detail}' if status.detail else ''}")
 
 
@@ -152,13 +189,14 @@ def _extend(folder: SweepFolder, source: str) -> None:
         ) from error
 
 
-def _backend(folder: SweepFolder) -> LocalBackend:
-    return LocalBackend(folder.storage / "sweeps")
+def _draws(console: Console) -> bool:
+    """Whether a table can be drawn again in the same place."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
-def _drive(folder: SweepFolder, detach: bool) -> int:
+def _drive(folder: SweepFolder, detach: bool, plain: bool) -> int:
     """Submit the driver to the local backend unless it runs, and follow it to its end."""
-    backend, name = _backend(folder), folder.name
+    backend, name = backend_of(folder), folder.name
     ours = backend.status(name).state is not JobState.RUNNING
     if not ours:
         typer.echo(f"sweep {name} is running already; following it")
@@ -174,8 +212,7 @@ def _drive(folder: SweepFolder, detach: bool) -> int:
         typer.echo(f"`ractd sweep status {name}` says how far it is")
         return 0
     try:
-        for line in backend.logs(name, follow=True):
-            typer.echo(line)
+        _follow(folder, plain)
     except KeyboardInterrupt:
         if not ours:
             typer.echo(f"\nsweep {name} goes on; `ractd sweep stop {name}` ends it")
@@ -192,6 +229,20 @@ def _drive(folder: SweepFolder, detach: bool) -> int:
     if status.state is JobState.LOST or (status.exit_code or 0) > 128:
         typer.echo(f"the driver was killed; `ractd sweep resume {name}` goes on from here")
     return 0 if status.exit_code == 0 else (status.exit_code or 1)
+
+
+def _follow(folder: SweepFolder, plain: bool) -> None:
+    """Show the driver's log to its end: as a table on a terminal, else line by line."""
+    lines = backend_of(folder).logs(folder.name, follow=True)
+    console = Console()
+    if plain or not _draws(console):
+        for line in lines:
+            typer.echo(line)
+        return
+    from sweeps.live import Screen, follow
+    from sweeps.status import StatusReader
+
+    follow(lines, Screen(StatusReader(folder), lambda: state_of(folder)), console)
 
 
 def main() -> None:

@@ -23,8 +23,12 @@ def user_errors() -> Iterator[None]:
     from ractd_core.tasks import TaskError
     from sweeps.layout import StorageError
     from sweeps.spec import SpecError
+    from sweeps.trackers.protocol import TrackerError
 
-    known = (SpecError, StorageError, JobError, TaskError, DataError, RecordError, FileError)
+    known = (
+        *(SpecError, StorageError, JobError, TaskError),
+        *(DataError, RecordError, FileError, TrackerError),
+    )
     try:
         with _interrupts_arrive():
             yield

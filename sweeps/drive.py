@@ -32,7 +32,9 @@ def main(storage: str, name: str) -> int:
     folder = SweepFolder(Path(storage), name)
     try:
         with FileLock(folder.path / "driver.lock", timeout=0):
-            Driver(folder).run()
+            driver = Driver(folder)
+            with driver.progress.session():
+                driver.run()
     except Timeout:
         return _end(f"sweep {name} is already being driven by another process")
     except KeyboardInterrupt:

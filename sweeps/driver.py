@@ -141,7 +141,7 @@ class Driver:
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice of every task, before the trials."""
-        builds = StageBuilds(self.folder, available, self.budget, self.say)
+        builds = StageBuilds(self.folder, available, self.budget, self.progress)
         with self.progress.every(_HEARTBEAT, self._news):
             # Teachers can be built from rewards.
             for kind in ("reward", "teacher"):
@@ -192,7 +192,13 @@ class Driver:
         if record["selection"]:
             ending = f"scored {record['selection']['score']:.1f}"
         which = f"{record['dataset']}: " if len(self.spec.tasks) > 1 else ""
-        self.say(f"{which}trial {record['number']} {ending}{reason}: {params}")
+        self.progress.event(
+            "trial",
+            f"{which}trial {record['number']} {ending}{reason}: {params}",
+            state=record["status"],
+            score=record["selection"]["score"] if record["selection"] else None,
+            **{key: record[key] for key in ("dataset", "key", "number", "steps", "seconds")},
+        )
 
     def _final_rows(self, context: TaskContext) -> None:
         best = winner(context)
@@ -217,9 +223,14 @@ class Driver:
                     record = self.folder.rows.get(wanted(context, best)[method])
                     if record is not None:
                         result = record["evaluation"]
-                        self.say(
+                        self.progress.event(
+                            "row",
                             f"{method}: {result['score']:.1f} over {result['episodes']} episodes, "
-                            f"{record['latency_ms']['median']:.2f} ms per decision"
+                            f"{record['latency_ms']['median']:.2f} ms per decision",
+                            state=record["status"],
+                            score=result["score"],
+                            episodes=result["episodes"],
+                            **{key: record[key] for key in ("dataset", "key", "method")},
                         )
                 known = left
             try:

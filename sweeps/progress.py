@@ -1,14 +1,32 @@
-"""What a person who watches a sweep sees: an event a line, and a line of state now and then."""
+"""What a person who watches a sweep sees, a line an event, and the same for programs.
+
+``events.jsonl`` has a JSON object per event: ``time`` (ISO 8601, UTC), ``kind``, ``text`` where it
+was printed, and the fields of :data:`FIELDS`.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
+
+from sweeps.search_space import Scalar
+
+Kind = Literal["sweep", "stage", "trial", "row", "message"]
+FIELDS: Mapping[Kind, frozenset[str]] = {
+    "sweep": frozenset({"state"}),
+    "stage": frozenset({"state", "name", "steps", "seconds", "device_seconds", "loss"}),
+    "trial": frozenset({"state", "dataset", "key", "number", "steps", "seconds", "score"}),
+    "row": frozenset({"state", "dataset", "key", "method", "score", "episodes"}),
+    "message": frozenset(),
+}
+"""What an event of each kind may say; ``state`` and what names the subject are always there."""
+_NAMES = frozenset({"state", "name", "dataset", "key", "number", "method"})
 
 
 class Progress:
@@ -20,13 +38,42 @@ class Progress:
         self._lock = threading.Lock()
 
     def say(self, text: str) -> None:
-        """One event."""
+        """A message that is no fact for programs."""
+        self.event("message", text)
+
+    def event(self, kind: Kind, text: str | None = None, **fields: Scalar | None) -> None:
+        """One fact with the ``fields`` of its kind, printed if there is a ``text`` for people.
+
+        ValueError for a field that the kind does not have, and for one that names its subject and
+        is missing. A number that is not known, or not finite, is None.
+        """
+        allowed = FIELDS[kind]
+        wrong = (fields.keys() - allowed) | ((allowed & _NAMES) - fields.keys())
+        if wrong:
+            raise ValueError(f"event {kind!r}: {', '.join(sorted(wrong))} unknown or missing")
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        said = {} if text is None else {"text": text}
+        line = json.dumps({"time": now, "kind": kind, **said, **fields}, allow_nan=False)
         with self._lock:
-            print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
+            if text is not None:
+                print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
             with self._events.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": now, "event": text}) + "\n")
+                file.write(line + "\n")
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """A driver at work: that it started, and how it ended, are events."""
+        self.event("sweep", state="started")
+        state = "failed"
+        try:
+            yield
+            state = "succeeded"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            self.event("sweep", state=state)
 
     @contextmanager
     def every(self, seconds: float, line: Callable[[], list[str]]) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sweeps.embedded_ray import capacity
 from sweeps.jsonl import add_row
 from sweeps.layout import SweepFolder
 from sweeps.messages import log_to
+from sweeps.progress import Progress
 from sweeps.requests import describe
 from sweeps.stage_store import BusyError, StageRequest
 
@@ -38,9 +39,10 @@ class StageBuilds:
         folder: SweepFolder,
         available: dict[str, float],
         budget: Budget,
-        say: Callable[[str], None],
+        progress: Progress,
     ) -> None:
-        self._folder, self._available, self._budget, self._say = folder, available, budget, say
+        self._folder, self._available, self._budget = folder, available, budget
+        self._progress, self._say = progress, progress.say
         self._resources = folder.spec().resources
         self._waits: set[str] = set()
 
@@ -72,7 +74,12 @@ class StageBuilds:
                 request = todo.popleft()
                 workers = "" if alone else f" on {resources.workers} Ray Train workers"
                 if request.name not in self._waits:
-                    self._say(f"building {describe(request)}{workers}")
+                    self._progress.event(
+                        "stage",
+                        f"building {describe(request)}{workers}",
+                        state="building",
+                        name=request.name,
+                    )
                 reference = task.remote(str(self._folder.storage), self._folder.name, request)
                 running[reference] = request
             [ready], _ = ray.wait(list(running), num_returns=1)
@@ -101,9 +108,14 @@ class StageBuilds:
             row = {key: manifest[key] for key in ("name", "seconds", "workers", "device_seconds")}
             add_row(self._folder.path / BUILT, row)
             self._budget.add(manifest)
-        self._say(
+        self._progress.event(
+            "stage",
             f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
-            f"loss {manifest['loss']:.3g}"
+            f"loss {manifest['loss']:.3g}",
+            state="built",
+            **{
+                key: manifest[key] for key in ("name", "steps", "seconds", "device_seconds", "loss")
+            },
         )
         return False
 

@@ -158,8 +158,8 @@ def sample_steps(
         raise ValueError(f"noise levels must fall from call to call, found {list(sigmas)}")
 
     def jump(x: Tensor, t: float) -> Tensor:
-        # x.shape[0], not len(x), which would fix the batch size of an exported graph.
-        return student.to_data(x, x.new_full((x.shape[0],), t), cond).clamp(-1.0, 1.0)
+        # One level for all rows is a constant of an exported graph, and what follows from it too.
+        return student.to_data(x, x.new_full((1,), t), cond).clamp(-1.0, 1.0)
 
     plan = jump(x, sigmas[0])
     for t, fresh in zip(sigmas[1:], z, strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ractd_core.config import UNetConfig
-from ractd_core.models.conv import Conv1d
+from ractd_core.models.conv import Conv1d, ConvTranspose1d, GroupNorm, concatenate
 from ractd_core.models.mish import Mish
 
 
@@ -34,7 +34,7 @@ class ConvBlock(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, config: UNetConfig) -> None:
         super().__init__(
             Conv1d(inputs, outputs, config.kernel_size),
-            nn.GroupNorm(config.groups, outputs),
+            GroupNorm(config.groups, outputs),
             Mish(),
         )
 
@@ -60,7 +60,7 @@ class FiLM(nn.Module):
         if self.stop is not None and stop is not None:
             film = film + self.stop(stop)
         scale, bias = film[..., None].chunk(2, dim=1)
-        return scale * h + bias
+        return torch.addcmul(bias, scale, h)
 
 
 class ResidualBlock(nn.Module):
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
         self.first = ConvBlock(inputs, outputs, config)
         self.film = FiLM(config.embed_dim, cond_dim, outputs, stop_time)
         self.second = ConvBlock(outputs, outputs, config)
-        self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skip = Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, embedding: Tensor, stop: Tensor | None) -> Tensor:
@@ -86,8 +86,9 @@ class ResidualBlock(nn.Module):
 class TemporalUNet(nn.Module):
     """F(x, t, s, cond): x (batch, horizon, dims) to the same shape.
 
-    ``t`` and ``stop`` are c_noise values (batch,), ``cond`` is (batch, cond_dim). The horizon must
-    be a multiple of ``config.horizon_multiple``. ``stop_time`` adds the student's stop embedding.
+    ``t`` and ``stop`` are c_noise values (batch,), or (1,) for all rows, ``cond`` is
+    (batch, cond_dim). The horizon must be a multiple of ``config.horizon_multiple``. ``stop_time``
+    adds the student's stop embedding.
     """
 
     def __init__(
@@ -117,15 +118,15 @@ class TemporalUNet(nn.Module):
         channels = dims * config.patch
         pairs = list(zip([channels, *widths[:-1]], widths, strict=True))
         self.down = nn.ModuleList(level(*pair) for pair in pairs)
-        self.shrink = nn.ModuleList(nn.Conv1d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
+        self.shrink = nn.ModuleList(Conv1d(w, w, 3, stride=2) for w in widths[:-1])
         self.middle = level(widths[-1], widths[-1])
         self.grow = nn.ModuleList(
-            nn.ConvTranspose1d(wide, narrow, 4, stride=2, padding=1)
+            ConvTranspose1d(wide, narrow)
             for narrow, wide in reversed(list(itertools.pairwise(widths)))
         )
         self.up = nn.ModuleList(level(2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Sequential(
-            ConvBlock(widths[0], widths[0], config), nn.Conv1d(widths[0], channels, 1)
+            ConvBlock(widths[0], widths[0], config), Conv1d(widths[0], channels, 1)
         )
 
     def forward(self, x: Tensor, t: Tensor, stop: Tensor | None, cond: Tensor) -> Tensor:
@@ -133,7 +134,8 @@ class TemporalUNet(nn.Module):
         batch, horizon, dims = x.shape
         h = x.reshape(batch, horizon // self.patch, self.patch * dims).transpose(1, 2)
         # Mish acts on each entry, so FiLM's input can be activated once for all blocks.
-        embedding = functional.mish(torch.cat([self._embed(t), cond], dim=1))
+        time = self._embed(t).expand(batch, -1)
+        embedding = functional.mish(torch.cat([time, cond], dim=1))
         stop_embedding = None if stop is None else functional.mish(self._embed(stop))
 
         skips: list[Tensor] = []
@@ -144,7 +146,7 @@ class TemporalUNet(nn.Module):
                 h = self.shrink[index](h)
         h = _through(self.middle, h, embedding, stop_embedding)
         for grow, blocks in zip(self.grow, self.up, strict=True):
-            h = torch.cat([grow(h), skips.pop()], dim=1)
+            h = concatenate([grow(h), skips.pop()])
             h = _through(blocks, h, embedding, stop_embedding)
         out: Tensor = self.head(h)
         return out.transpose(1, 2).reshape(batch, horizon, dims)

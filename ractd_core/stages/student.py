@@ -87,6 +87,8 @@ class StudentStage(StageModule):
         # What one standard deviation of R makes in the reward loss.
         summed = about["horizon"] if about["modelled"] == "states" else 1
         self._spread = summed * max(measured.get("spread", 1.0), _SMALLEST) / unit
+        # Of a window of actions, which the reward pulls; a plan's states are all tracked.
+        self._executed = 1 if about["modelled"] == "actions" else None
         self.memory["first"] = _FirstLoss()
 
     def train(self, mode: bool = True) -> StudentStage:
@@ -101,7 +103,15 @@ class StudentStage(StageModule):
         x0, cond = self.windows.sample(draws)
         assert isinstance(self.teacher, Denoiser)
         loss, info = student_loss(
-            self.network, self.target, self.teacher, self.reward_loss, x0, cond, draws, self.config
+            self.network,
+            self.target,
+            self.teacher,
+            self.reward_loss,
+            x0,
+            cond,
+            draws,
+            self.config,
+            executed=self._executed,
         )
         if "gain" in info:
             info["gain"] = info["gain"] / self._spread

@@ -26,7 +26,7 @@ from ractd_core.config import NoiseConfig, StudentConfig, UNetConfig
 from ractd_core.diffusion.denoiser import ConsistencyTrajectory, Denoiser
 from ractd_core.draws import Draws
 from ractd_core.losses import action_reward_loss, student_loss
-from ractd_core.models.conv import Conv1d
+from ractd_core.models.conv import Conv1d, ConvTranspose1d, GroupNorm
 from ractd_core.models.mish import Mish
 from ractd_core.models.unet import TemporalUNet, load_teacher
 from ractd_core.models.value import ValueMLP
@@ -58,7 +58,12 @@ class Setting:
 def plain(network: nn.Module) -> nn.Module:
     """A copy with torch's own layers, for the released formulation."""
     network = copy.deepcopy(network)
-    own: dict[type[nn.Module], type[nn.Module]] = {Conv1d: nn.Conv1d, Mish: nn.Mish}
+    own: dict[type[nn.Module], type[nn.Module]] = {
+        Conv1d: nn.Conv1d,
+        ConvTranspose1d: nn.ConvTranspose1d,
+        GroupNorm: nn.GroupNorm,
+        Mish: nn.Mish,
+    }
     for module in network.modules():
         module.__class__ = own.get(type(module), type(module))
     return network

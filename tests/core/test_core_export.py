@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,6 +154,17 @@ def test_the_files_reproduce_the_policys_actions_without_this_projects_code(
     for batch in (1, 9):
         expected = planned(planner, given(planner, batch)).numpy()
         np.testing.assert_allclose(np.load(tmp_path / f"{batch}.npy"), expected, atol=1e-5)
+
+
+def test_the_onnx_file_has_standard_operators_and_constant_noise_levels(
+    package: tuple[Path, dict[str, Any]],
+) -> None:
+    nodes = onnx.load(package[0] / "policy.onnx").graph.node
+    assert {node.domain for node in nodes} == {""}
+    operators = {node.op_type for node in nodes}
+    assert {"MatMul", "LayerNormalization", "Sigmoid"} <= operators
+    slow = {"Conv", "ConvTranspose", "InstanceNormalization", "Softplus"}
+    assert not operators & (slow | {"Sin", "Log"})
 
 
 def test_an_episode_played_by_the_card_alone_has_the_policys_actions(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from ractd_core.config import UNetConfig
-from ractd_core.models.conv import Conv1d
+from ractd_core.models.conv import Conv1d, ConvTranspose1d, GroupNorm
 from ractd_core.models.mish import Mish
 from ractd_core.models.unet import FiLM, ResidualBlock, TemporalUNet, sinusoid
 from ractd_core.models.value import ValueMLP
@@ -190,34 +190,71 @@ def test_the_released_reward_model_has_its_known_size() -> None:
     assert 1000 * millions(ValueMLP(14, [64, 128, 256])) == pytest.approx(344, abs=3)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-@pytest.mark.parametrize("length", [1, 2, 4, 8])
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_a_wide_short_convolution_has_torchs_values_and_gradients(
-    length: int, kernel: int, dtype: torch.dtype, tolerance: float
+def same_as_torchs(
+    ours: nn.Module, plain: nn.Module, x: Tensor, dtype: torch.dtype, tolerance: float
 ) -> None:
-    torch.manual_seed(0)
-    ours = Conv1d(256, 6, kernel)
-    plain = nn.Conv1d(256, 6, kernel, padding=kernel // 2)
+    """Output and all gradients agree with torch's in single precision.
+
+    Each gets its ``x`` in an order in memory of its own.
+    """
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(3, 256, length)
+    innermost = x.transpose(1, 2).contiguous().transpose(1, 2)
     results = []
-    for conv in (ours, plain):
-        source = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            out = conv(source)
-        assert out.dtype == dtype
+    for layer, source in ((ours, innermost.requires_grad_()), (plain, x.clone().requires_grad_())):
+        half = layer is ours and dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = layer(source)
+        assert out.dtype == (dtype if layer is ours else torch.float32)
         (out.float() ** 2).sum().backward()
-        assert conv.bias is not None
-        results.append([out.detach().float(), source.grad, conv.weight.grad, conv.bias.grad])
-    assert "ShortConv" in type(ours(x).grad_fn).__name__
+        grads = [parameter.grad for parameter in layer.parameters()]
+        results.append([out.detach().float(), source.grad, *grads])
     for mine, wanted in zip(*results, strict=True):
         scale = float(wanted.abs().max())
         torch.testing.assert_close(mine, wanted, rtol=0, atol=tolerance * scale)
 
 
+precisions = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)
+
+
+@precisions
+@pytest.mark.parametrize("width", [6, 256])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2)])
+def test_a_convolution_has_torchs_values_and_gradients(
+    kernel: int, stride: int, length: int, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    ours = Conv1d(width, width, kernel, stride)
+    plain = nn.Conv1d(width, width, kernel, stride, padding=kernel // 2)
+    same_as_torchs(ours, plain, torch.randn(32, width, length), dtype, tolerance)
+    own = type(ours(torch.randn(32, width, length)).grad_fn).__name__
+    assert ("ShortConv" in own) == (width == 256)
+
+
+@precisions
+@pytest.mark.parametrize("width", [6, 256])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 8])
+def test_a_transposed_convolution_has_torchs_values_and_gradients(
+    length: int, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    ours = ConvTranspose1d(width, width)
+    plain = nn.ConvTranspose1d(width, width, 4, stride=2, padding=1)
+    same_as_torchs(ours, plain, torch.randn(32, width, length), dtype, tolerance)
+    own = type(ours(torch.randn(32, width, length)).grad_fn).__name__
+    assert ("ShortTranspose" in own) == (width == 256)
+
+
+def test_layers_keep_the_channels_innermost_in_memory() -> None:
+    x = torch.randn(32, 4, 8).transpose(1, 2)
+    for layer in (Conv1d(8, 8, 5), ConvTranspose1d(8, 8), GroupNorm(2, 8), Mish()):
+        assert layer(x).stride(1) == 1
+
+
 def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
-    x = torch.linspace(-40, 40, 4001).bfloat16()
+    x = torch.linspace(-40, 40, 4000).bfloat16().view(50, 20, 4)
     exact = x.double().requires_grad_()
     wanted = exact * exact.exp().log1p().tanh()
     (slope,) = torch.autograd.grad(wanted.sum(), exact)
@@ -225,11 +262,15 @@ def test_mish_in_bfloat16_is_mish_to_its_precision() -> None:
     found = Mish()(rounded)
     assert found.dtype == torch.bfloat16
     (found_slope,) = torch.autograd.grad(found.float().sum(), rounded)
-    # bfloat16 has 8 bits: a few roundings of 2^-8 each.
-    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=1e-6)
-    torch.testing.assert_close(found_slope.double(), slope, rtol=0.02, atol=0.01)
-    single = torch.linspace(-40, 40, 4001)
-    assert torch.equal(Mish()(single), torch.nn.functional.mish(single))
+    # bfloat16 has 8 bits, so one rounding is 2^-8 at most.
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=1e-12)
+    torch.testing.assert_close(found_slope.double(), slope, rtol=2**-8, atol=1e-12)
+
+
+def test_mish_is_torchs_with_a_right_derivative() -> None:
+    x = torch.linspace(-40, 40, 400).view(50, 2, 4)
+    torch.testing.assert_close(Mish()(x), torch.nn.functional.mish(x), rtol=1e-6, atol=1e-12)
+    assert torch.autograd.gradcheck(Mish(), x.double().requires_grad_())
 
 
 def test_autocast_reaches_the_networks_fast_parts() -> None:
@@ -240,5 +281,5 @@ def test_autocast_reaches_the_networks_fast_parts() -> None:
         if isinstance(module, Conv1d | Mish):
             module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        block(torch.randn(2, 256, 4), torch.randn(2, 11), None)
+        block(torch.randn(32, 256, 4), torch.randn(32, 11), None)
     assert seen == [torch.bfloat16] * 4

@@ -177,9 +177,9 @@ def test_one_step_sampling_is_one_call_at_sigma_max_to_sigma_min() -> None:
     out = sample_steps(student, x, torch.zeros(3, 0), [80.0], [])
     assert len(calls) == 1
     t, stop = calls[0]
-    torch.testing.assert_close(t, torch.full((3,), 250 * math.log(80)))
+    torch.testing.assert_close(t, torch.full((1,), 250 * math.log(80)))
     assert stop is not None
-    torch.testing.assert_close(stop, torch.full((3,), 250 * math.log(0.02)))
+    torch.testing.assert_close(stop, torch.full((1,), 250 * math.log(0.02)))
     # c_out 6 is about 3, beyond the data's range.
     assert torch.equal(out, torch.ones_like(x))
 

@@ -44,7 +44,9 @@ def frozen(storage: Path, tiny: Spec) -> SweepFolder:
     folder.freeze(spec)
     append_row(folder.trials.folder("k") / CURVE, {"step": 10, "score": 1.0})
     selection = {"score": 61.5}
-    folder.trials.put("k", {"dataset": DATASET, "status": "completed", "selection": selection})
+    record = {"dataset": DATASET, "status": "completed", "number": 0, "reason": None}
+    record |= {"seconds": 1.0, "workers": 1, "finished": "2026-03-01T12:00:00+00:00"}
+    folder.trials.put("k", {**record, "selection": selection})
     return folder
 
 

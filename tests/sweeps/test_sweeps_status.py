@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ractd_core.files import write_json
+from analysis.stats import bootstrap_mean
+from ractd_core.files import FileError, write_json
 from sweeps.jsonl import append_row
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.messages import Messages, log_to
+from sweeps.pace import trials_per_hour
 from sweeps.progress import Progress
+from sweeps.requests import stage_requests
 from sweeps.spec import load_spec
-from sweeps.status import TaskStatus, building, report_page, task_status
-from sweeps.trial import ABOUT, CURVE
+from sweeps.stage_store import DIVERGED, MANIFEST
+from sweeps.status import Best, Stages, StatusReader, TaskStatus, building, report_page, task_status
+from sweeps.status_text import WIDTH, to_json, to_text
+from sweeps.trial import ABOUT, CURVE, EPISODES
+from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -33,10 +42,35 @@ def folder(tiny: Spec, tmp_path: Path) -> SweepFolder:
     return made
 
 
-def record(folder: SweepFolder, key: str, status: str, score: float, dataset: str = UMAZE) -> None:
-    selection = {"score": score} if status == "completed" else None
-    append_row(folder.trials.folder(key) / CURVE, {"step": 10, "score": score})
-    folder.trials.put(key, {"dataset": dataset, "status": status, "selection": selection})
+ENDED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def record(
+    folder: SweepFolder,
+    key: str,
+    status: str,
+    score: float,
+    dataset: str = UMAZE,
+    *,
+    reason: str | None = None,
+    minute: float = 0.0,
+    seconds: float = 60.0,
+    number: int = 0,
+    episodes: Sequence[float] | None = None,
+    **selection: Any,
+) -> None:
+    """What a trial leaves that ended ``minute`` minutes after noon."""
+    where = folder.trials.folder(key)
+    append_row(where / CURVE, {"step": 10, "score": score})
+    if episodes is not None:
+        (where / EPISODES).write_text("\n".join(["score", *map(str, episodes), ""]))
+    found = {"rule": "last", "score": score, **selection} if status == "completed" else None
+    end = ENDED + timedelta(minutes=minute)
+    folder.trials.put(
+        key,
+        {"dataset": dataset, "status": status, "number": number, "reason": reason}
+        | {"selection": found, "seconds": seconds, "workers": 2, "finished": end.isoformat()},
+    )
 
 
 def begin(folder: SweepFolder, dataset: str, sigma: float) -> None:
@@ -49,7 +83,7 @@ def begin(folder: SweepFolder, dataset: str, sigma: float) -> None:
 
 def test_a_sweep_without_records_has_everything_to_come(folder: SweepFolder) -> None:
     status = task_status(folder, UMAZE)
-    assert status == TaskStatus(UMAZE, 6, 0, 0, 0, 0, None)
+    assert status == TaskStatus(UMAZE, 6)
     assert status.done == 0
     line = status.line()
     assert line.startswith(f"{UMAZE}: 0/6 trials (0 completed)")
@@ -68,8 +102,8 @@ def test_records_are_counted_by_status_and_task(folder: SweepFolder) -> None:
     record(folder, "e", "completed", 77.0, LARGE)
     umaze, large = (task_status(folder, dataset) for dataset in (UMAZE, LARGE))
     assert (umaze.completed, umaze.pruned, umaze.failed, umaze.done) == (2, 1, 1, 4)
-    assert umaze.best == 41.25
-    assert (large.completed, large.pruned, large.failed, large.best) == (1, 0, 0, 77.0)
+    assert umaze.best == Best(41.25, 0)
+    assert (large.completed, large.pruned, large.failed, large.best) == (1, 0, 0, Best(77.0, 0))
     line = umaze.line()
     assert "4/6 trials (2 completed, 1 pruned, 1 failed)" in line
     assert "0 under way, 2 to come, best 41.2" in line
@@ -125,11 +159,189 @@ def test_the_report_lies_in_the_sweeps_own_folder(folder: SweepFolder) -> None:
     assert report_page(folder).is_relative_to(folder.path)
 
 
+def test_a_diverged_trial_is_counted_apart_from_other_failures(folder: SweepFolder) -> None:
+    record(folder, "a", "failed", 0.0, reason="diverged: loss is not finite at step 3")
+    record(folder, "b", "failed", 0.0, reason="ValueError: something diverged: no")
+    status = task_status(folder, UMAZE)
+    assert (status.failed, status.diverged, status.done, status.waiting) == (1, 1, 2, 4)
+    assert "1 failed, 1 diverged" in status.line()
+
+
+def test_the_interval_of_the_best_is_over_its_selection_episodes(folder: SweepFolder) -> None:
+    episodes = [10.0, 30.0, 35.0, 90.0]
+    record(folder, "a", "completed", 41.25, number=7, episodes=episodes)
+    record(folder, "b", "completed", 20.0, episodes=[20.0])
+    best = task_status(folder, UMAZE).best
+    expected = bootstrap_mean(episodes)
+    assert best == Best(41.25, 7, expected.low, expected.high, 4, "selection episodes")
+    assert expected.low < 41.25 < expected.high
+
+
+def test_with_several_training_seeds_the_interval_is_over_them(folder: SweepFolder) -> None:
+    seeds = [{"last": 1.0, "mean_of_last": value} for value in (40.0, 50.0, 60.0)]
+    record(folder, "a", "completed", 50.0, episodes=[50.0, 50.0], seeds=seeds, rule="mean-of-last")
+    best = task_status(folder, UMAZE).best
+    expected = bootstrap_mean([40.0, 50.0, 60.0])
+    assert best == Best(50.0, 0, expected.low, expected.high, 3, "training seeds")
+
+
+def test_a_score_that_is_no_mean_of_episodes_has_no_interval(folder: SweepFolder) -> None:
+    record(folder, "a", "completed", 80.0, episodes=[10.0, 20.0], rule="best")
+    assert task_status(folder, UMAZE).best == Best(80.0, 0)
+    (folder.trials.folder("a") / EPISODES).write_text("score\n1.0\nhalf a nu")
+    assert task_status(folder, UMAZE).best == Best(80.0, 0)
+
+
+def test_shared_stages_are_built_building_diverged_or_to_come(folder: SweepFolder) -> None:
+    reader = StatusReader(folder)
+    assert [task.stages for task in reader.sweep("").tasks] == [None, None], "no data yet"
+    spec, pin = folder.spec(), "f" * 64
+    write_json(folder.path / "sweep.json", {"datasets": {UMAZE: pin}})
+    context = TaskContext(folder, spec, spec.datasets()[0], pin)
+    [reward] = stage_requests(context, "reward")
+    small, large = stage_requests(context, "teacher")
+    [status, other] = reader.sweep("").tasks
+    assert (status.stages, other.stages) == (Stages(0, 0, 0, 3), None)
+    folder.store.building(reward.name).mkdir(parents=True)
+    (folder.store.building(reward.name) / DIVERGED).write_text("at step 3")
+    folder.store.building(large.name).mkdir(parents=True)
+    manifest = folder.store.root / small.name / MANIFEST
+    write_json(manifest, {"device_seconds": 7200.0, "sweep": folder.name})
+    write_json(folder.store.root / "teacher-of-another" / MANIFEST, {"device_seconds": 1.0})
+    later = reader.sweep("")
+    assert later.tasks[0].stages == Stages(1, 1, 1, 0)
+    assert later.device_hours == 2.0, "only of the stages it built"
+    assert "1 built, 1 building, 0 to come, 1 diverged" in to_text(later)
+
+
+def test_files_that_are_being_written_are_as_if_they_were_not_there(folder: SweepFolder) -> None:
+    begin(folder, UMAZE, 0.1)
+    [trial] = folder.trials.root.iterdir()
+    (trial / ABOUT).write_text('{"number": 0, "data')
+    (folder.trials.root / "empty").mkdir()
+    stage = folder.store.root / "teacher-01"
+    stage.mkdir(parents=True)
+    (stage / MANIFEST).write_text('{"kind"')
+    (folder.store.building("teacher-02")).mkdir(parents=True)
+    (folder.store.building("teacher-02") / "metrics.jsonl").write_text('{"step": 1')
+    status = StatusReader(folder).sweep("running")
+    assert [task.running for task in status.tasks] == [0, 0]
+    assert (status.building, status.device_hours) == ((), 0.0)
+
+
+def test_a_reader_sees_what_is_new_and_reads_a_record_once(folder: SweepFolder) -> None:
+    reader = StatusReader(folder)
+    record(folder, "a", "completed", 1.0)
+    assert reader.task(UMAZE).done == 1
+    path = folder.trials.folder("a") / "record.json"
+    path.write_text("{torn")
+    record(folder, "b", "completed", 2.0)
+    assert reader.task(UMAZE).best == Best(2.0, 0)
+    with pytest.raises(FileError, match=str(path)):
+        StatusReader(folder).task(UMAZE)
+
+
+# The commands
+
+
+def test_status_and_list_as_json(folder: SweepFolder) -> None:
+    record(folder, "a", "completed", 41.5)
+    where = ("--storage", str(folder.storage))
+    [listed] = json.loads(ractd("sweep", "list", "--json", *where))
+    told = json.loads(ractd("sweep", "status", folder.name, "--json", "--watch", *where))
+    for found in (listed, told):
+        assert found["name"] == folder.name
+        assert [(task["dataset"], task["done"]) for task in found["tasks"]] == [
+            (UMAZE, 1),
+            (LARGE, 0),
+        ]
+        assert found["tasks"][0]["best"]["score"] == 41.5
+    assert listed["tasks"] == told["tasks"]
+
+
+def test_a_list_as_json_is_json_also_where_there_is_nothing(tmp_path: Path) -> None:
+    assert json.loads(ractd("sweep", "list", "--json", "--storage", str(tmp_path / "none"))) == []
+
+
+# Pace
+
+
+def at(minute: float, seconds: float = 60.0) -> tuple[datetime, float]:
+    return ENDED + timedelta(minutes=minute), seconds
+
+
+@pytest.mark.parametrize(
+    ("ended", "rate"),
+    [
+        ([], None),
+        ([at(0, 0.0)], None),
+        ([at(0, 120.0)], 30.0),
+        ([at(m) for m in range(10)], 60.0),
+        # Two at once, and one that failed at once.
+        ([at(m) for m in range(10)] * 2 + [at(5, 0.0)], 126.0),
+        # A night's pause does not count, two minutes between trials do.
+        ([at(0), at(1), at(600), at(601)], 60.0),
+        ([at(0), at(3), at(6), at(9)], 24.0),
+        # Four an hour long ago, then one a minute for a whole hour.
+        ([at(-1000 + 15 * m, 900.0) for m in range(8)] + [at(m) for m in range(1, 61)], 60.0),
+        # Two hours without a pause, ever faster: only the last counts.
+        ([at(-30, 1800.0), at(0, 1800.0)] + [at(m, 360.0) for m in range(6, 61, 6)], 10.0),
+    ],
+)
+def test_the_rate_is_that_of_the_last_hour_of_activity(
+    ended: list[tuple[datetime, float]], rate: float | None
+) -> None:
+    assert trials_per_hour(ended) == (None if rate is None else pytest.approx(rate))
+    assert trials_per_hour(ended[::-1]) == trials_per_hour(ended)
+
+
+def test_what_is_left_follows_from_rate_and_budget(tiny: Spec, tmp_path: Path) -> None:
+    found = []
+    for name, budget in (
+        ("free", {}),
+        ("tight", {"device_hours": 0.1}),
+        ("spent", {"device_hours": 0.01}),
+    ):
+        spec = load_spec(str(tiny(name=name, trials=8, budget=budget)))
+        folder = SweepFolder(tmp_path / "storage", spec.name)
+        folder.freeze(spec)
+        for minute in (1, 2):
+            record(folder, f"k{minute}", "completed", 1.0, minute=minute)
+        found.append(StatusReader(folder).sweep("running"))
+    free, tight, spent = found
+    assert free.trials_per_hour == pytest.approx(60.0)
+    # Six trials of two workers for a minute each.
+    assert (free.hours_left, free.device_hours_left) == pytest.approx((0.1, 0.2))
+    assert free.device_hours == pytest.approx(4 / 60)
+    assert tight.device_hours_left == pytest.approx(0.1 - 4 / 60)
+    assert tight.hours_left == pytest.approx(0.1 * (0.1 - 4 / 60) / 0.2)
+    assert (spent.hours_left, spent.device_hours_left) == (0, 0)
+    assert (
+        "60 trials per hour; about 6 min left; device time: 4 min spent, about 12 min"
+        in to_text(free)
+    )
+    assert "4 min spent of 6 min" in to_text(tight)
+
+
+def test_the_text_fits_and_json_says_the_same(folder: SweepFolder) -> None:
+    for index, ending in enumerate(("completed", "pruned", "failed", "failed")):
+        reason = "diverged: so" if index == 3 else "x"
+        record(folder, f"{index}", ending, 123.4, reason=reason, episodes=[100.0, 146.8])
+    status = StatusReader(folder).sweep("running, process 123")
+    text = to_text(status)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "best: 123.4 [100.0, 146.8], trial 0 (95 % over 2 selection episodes)" in text
+    found = json.loads(json.dumps(to_json(status)))
+    assert found["tasks"][0]["best"]["over"] == "selection episodes"
+    assert [found["tasks"][0][key] for key in ("done", "waiting", "diverged")] == [4, 2, 1]
+    assert found["device_hours"] == pytest.approx(8 / 60)
+
+
 # Events and messages
 
 
 def events(path: Path) -> list[str]:
-    return [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
 
 
 def test_what_is_said_is_printed_and_kept(
@@ -141,6 +353,55 @@ def test_what_is_said_is_printed_and_kept(
     assert events(path) == ["one: ä", "two"]
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition("] ")[2] for line in printed] == ["one: ä", "two"]
+
+
+def test_an_event_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.jsonl"
+    progress = Progress(path)
+    progress.event("row", state="completed", dataset=UMAZE, key="k", method="ctd", score=1.5)
+    progress.event("sweep", "begun", state="started")
+    progress.say("hm")
+    row, sweep, message = (json.loads(line) for line in path.read_text().splitlines())
+    assert datetime.fromisoformat(row.pop("time")).tzinfo is not None
+    assert row == {"kind": "row", "state": "completed", "dataset": UMAZE, "key": "k"} | {
+        "method": "ctd",
+        "score": 1.5,
+    }
+    assert (sweep["kind"], sweep["text"], sweep["state"]) == ("sweep", "begun", "started")
+    assert (message["kind"], message["text"]) == ("message", "hm")
+    assert "row" not in capsys.readouterr().out
+
+
+def test_an_event_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "events.jsonl")
+    with pytest.raises(ValueError, match="'stage': name unknown or missing"):
+        progress.event("stage", state="built")
+    with pytest.raises(ValueError, match="speed"):
+        progress.event("sweep", state="started", speed=3)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        progress.event("stage", state="built", name="x", loss=float("nan"))
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(None, "succeeded"), (KeyboardInterrupt, "interrupted"), (OSError, "failed")],
+)
+def test_a_session_says_how_it_ended(
+    tmp_path: Path, error: type[BaseException] | None, state: str
+) -> None:
+    path = tmp_path / "events.jsonl"
+    with (
+        contextlib.nullcontext() if error is None else pytest.raises(error),
+        Progress(path).session(),
+    ):
+        if error is not None:
+            raise error
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(event["kind"], event["state"]) for event in found] == [
+        ("sweep", "started"),
+        ("sweep", state),
+    ]
 
 
 def test_the_heartbeat_says_only_what_is_new(tmp_path: Path) -> None:

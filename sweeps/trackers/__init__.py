@@ -1,0 +1,1 @@
+"""A sweep in TensorBoard, MLflow or Weights & Biases, brought there by a follower."""
