@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # A trial that fails before its first score reports nothing; its record says why.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Its snapshot is never restored, and writing it takes longer with every trial.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # Ctrl-C is the driver's to handle: Tune would take it as "finish gracefully".
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
