@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from optuna.pruners import ThresholdPruner
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
@@ -30,6 +31,7 @@ from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import Row, read_rows
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.ledger import RECORD
+from sweeps.progress import Progress
 from sweeps.spec import load_spec
 from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_builds import StageBuilds
@@ -95,41 +97,37 @@ def wait_until(moment: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def die_once(payload: Payload, report: Report) -> None:
-    """Train, but the first time the last worker is killed at step 12."""
-    from ray import train
-
-    here = train.get_context()
-
-    def reported(row: Row) -> None:
-        died = Path(payload["folder"]) / "died"
-        last = here.get_world_rank() == here.get_world_size() - 1
-        if row["step"] == 12 and last and not died.exists():
-            write_text(died, str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
-        report(row)
-
-    train_stage(payload, reported)
-
-
 def test_a_train_worker_that_is_killed_is_replaced_and_training_goes_on_from_its_checkpoint(
     context: Callable[..., TaskContext],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     two_cpus: dict[str, float],
 ) -> None:
+    # A function of this module could not be found by a worker; one of this test goes as it is.
+    def die_once(payload: Payload, report: Report) -> None:
+        """Train, but the first time the last worker is killed at step 12."""
+        rank, died = torch.distributed.get_rank(), Path(payload["folder"]) / "died"
+
+        def reported(row: Row) -> None:
+            if row["step"] == 12 and rank == 1 and not died.exists():
+                write_text(died, "")
+                os.kill(os.getpid(), signal.SIGKILL)
+            report(row)
+
+        train_stage(payload, reported)
+
     task = context()
     request = task.request("teacher", task.trial({"window.horizon": 16}).recipe)
-    workers = StageResources(workers=2)
-    whole = StageStore(tmp_path / "whole")
-    expected = ensure_stage(whole, request, workers, tmp_path / "scratch")
+    alone = StageStore(tmp_path / "alone")
+    ensure_stage(alone, request, StageResources(), tmp_path / "scratch")
     monkeypatch.setattr("sweeps.build.train_stage", die_once)
-    manifest = ensure_stage(task.folder.store, request, workers, tmp_path / "scratch")
+    ensure_stage(task.folder.store, request, StageResources(workers=2), tmp_path / "scratch")
     folder = task.folder.store.root / request.name
     assert (folder / "died").exists()
-    steps = [row["step"] for row in read_rows(folder / METRICS)]
-    assert steps == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
-    assert manifest["model_sha256"] == expected["model_sha256"], "as if nothing had happened"
+    rows, expected = read_rows(folder / METRICS), read_rows(alone.root / request.name / METRICS)
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
+    losses = [[row["loss"] for row in each] for each in (rows, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4), "as one worker trains undisturbed"
 
 
 def test_a_stage_whose_builder_is_killed_is_finished_from_its_checkpoint(
@@ -148,8 +146,8 @@ def test_a_stage_whose_builder_is_killed_is_finished_from_its_checkpoint(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    builds = StageBuilds(task.folder, two_cpus, Budget(task.folder), lambda line: None)
-    builds.build("teacher", [request])
+    progress = Progress(task.folder.path / "events.jsonl")
+    StageBuilds(task.folder, two_cpus, Budget(task.folder), progress).build("teacher", [request])
     killer.join()
     rows = read_rows(store.root / request.name / METRICS)
     assert [row["step"] for row in rows] == list(range(40, 401, 40))
@@ -179,7 +177,8 @@ def test_a_trial_that_is_stopped_early_leaves_no_worker_and_no_placement_group(
     driver._search([task], two_cpus)
     records = list(task.folder.trials)
     assert [record["status"] for record in records] == ["pruned", "pruned"]
-    assert {record["steps"] for record in records} == {10}
+    # Through Ray Train a trial hears of it a row later.
+    assert all(record["steps"] < 30 for record in records)
 
     def free() -> bool:
         return bool(ray.available_resources().get("CPU") == two_cpus["CPU"])
@@ -199,7 +198,7 @@ def test_a_sweep_survives_the_loss_of_a_node(
     recipe = {
         "teacher": {"optim": {"steps": 10, "batch_size": 16}, "network": network},
         "reward": {"optim": {"steps": 10, "batch_size": 16}, "widths": [8]},
-        "student": {"optim": {"steps": 200, "batch_size": 16}, "reward_states": 4},
+        "student": {"optim": {"steps": 100, "batch_size": 16}, "reward_states": 4},
     }
     spec = load_spec(str(tiny(recipe=recipe, rows=[], pruner={"kind": "none"})))
     folder = SweepFolder(project_home / "storage", spec.name)
@@ -228,6 +227,6 @@ def test_a_sweep_survives_the_loss_of_a_node(
     assert [record["status"] for record in records] == ["completed"] * 4
     for record in records:
         steps = [row["step"] for row in read_rows(folder.trials.folder(record["key"]) / CURVE)]
-        assert steps == list(range(10, 201, 10))
+        assert steps == list(range(10, 101, 10))
     for path, about in written.items():
         assert (path.stat().st_ino, path.stat().st_mtime_ns) == (about.st_ino, about.st_mtime_ns)
