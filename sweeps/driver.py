@@ -26,8 +26,9 @@ from ractd_core.data.store import load, origin_of
 from ractd_core.files import write_json
 from ractd_core.training import DivergedError
 from sweeps.build import ensure_stage
+from sweeps.confirmation import candidates, confirm, confirmation, to_confirm, winner
 from sweeps.embedded_ray import capacity, embedded_ray
-from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
+from sweeps.finals import RowsFailedError, missing, play_rows, time_rows, wanted
 from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
@@ -37,7 +38,8 @@ from sweeps.search import QuietProgress, StudySearch
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
 from sweeps.status import building, report_page, task_status
-from sweeps.trial import failure_reason, run_trial
+from sweeps.trial import run_trial
+from sweeps.workers import failure_reason
 
 _HEARTBEAT = 5.0
 
@@ -81,6 +83,7 @@ class Driver:
                 for context in contexts:
                     with self._apart(str(context.dataset)):
                         self._search(context, available)
+                        self._confirm(context)
                         self._final_rows(context)
             self._clean_scratch()
         else:
@@ -136,7 +139,8 @@ class Driver:
 
     def _to_do(self, context: TaskContext) -> bool:
         done = task_status(self.folder, str(context.dataset)).done
-        return done < self.spec.planned_trials(context.dataset) or bool(missing(context))
+        searched = done >= self.spec.planned_trials(context.dataset)
+        return not searched or bool(to_confirm(context)) or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice, before the trials: none then waits for another."""
@@ -224,6 +228,32 @@ class Driver:
             ending = f"scored {record['selection']['score']:.1f}"
         self.say(f"trial {record['number']} {ending}{reason}: {params}")
 
+    def _confirm(self, context: TaskContext) -> None:
+        todo = to_confirm(context)
+        if not todo:
+            return
+        numbers = ", ".join(str(trial["number"]) for trial in todo)
+        episodes = self.spec.selection.confirmation_episodes
+        self.say(f"{context.dataset}: confirming trials {numbers} on {episodes} fresh seeds")
+        with self.progress.every(_HEARTBEAT, self._news):
+            try:
+                ray.get(self._alone(_confirm).remote(context.to_json()))
+            except RayTaskError as error:
+                raise TasksFailedError(f"confirmation: {failure_reason(error.cause)}") from error
+        for trial in todo:
+            record = confirmation(context, trial)
+            assert record is not None
+            ending = record["reason"] or (
+                f"scored {record['confirmation']['score']:.1f} "
+                f"(selected with {record['selection_score']:.1f})"
+            )
+            self.say(f"trial {trial['number']} {ending}")
+
+    def _alone(self, function: Any) -> Any:
+        """A Ray task that plays: in one process, however many trained."""
+        student = self.spec.resources.student
+        return ray.remote(function).options(num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0))
+
     def _final_rows(self, context: TaskContext) -> None:
         best = winner(context)
         todo = missing(context)
@@ -234,9 +264,8 @@ class Driver:
             f"with {best['selection']['score']:.1f}; evaluating {', '.join(todo)} "
             f"on {self.spec.evaluation.final_episodes} fresh seeds"
         )
-        student = self.spec.resources.student
-        # Played and timed in one process, however many trained. By now all others have ended.
-        task = ray.remote(_final).options(num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0))
+        # By now all others have ended.
+        task = self._alone(_final)
         with self.progress.every(_HEARTBEAT, self._news):
             pending = [task.remote(context.to_json())]
             known = set(todo)
@@ -267,7 +296,8 @@ class Driver:
             print(line, flush=True)
         print(f"\nreport: {report_page(self.folder)}", flush=True)
         self._failed += [
-            f"{c.dataset}: no trial completed; the report says why"
+            f"{c.dataset}: no trial {'could be confirmed' if candidates(c) else 'completed'}; "
+            "the report says why"
             for c in contexts
             if winner(c) is None
         ]
@@ -289,9 +319,17 @@ def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any]:
     return ensure_stage(folder.store, request, resources, folder.scratch)
 
 
+def _confirm(context: dict[str, Any]) -> None:
+    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
+    confirm(context)
+
+
 def _final(context: dict[str, Any]) -> None:
     log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
-    evaluate_rows(context)
+    try:
+        play_rows(context)
+    finally:
+        time_rows(context)
 
 
 def _tune_trial(config: dict[str, Any]) -> None:

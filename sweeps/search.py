@@ -25,11 +25,11 @@ from ray.tune.search import Searcher
 
 from ractd_core.files import write_bytes, write_text
 from sweeps.jsonl import read_rows
-from sweeps.layout import TaskContext, TrialPlan
+from sweeps.layout import CURVE, STOP, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit, whole_space
 from sweeps.spec_parts import PrunerSpec
-from sweeps.trial import CURVE, STOP, close_trial
+from sweeps.trial import close_trial
 
 _ATTEMPTS = 20
 _STATES = {
@@ -148,7 +148,7 @@ class StudySearch(Searcher):
             warnings.simplefilter("ignore")
             trial.report(result["score"], result["step"])
         # A trial at its last step is about to write its record: stopping it would gain nothing.
-        if result["step"] < plan.recipe.student.optim.steps and trial.should_prune():
+        if result["step"] < plan.steps and trial.should_prune():
             write_text(plan.folder / STOP, "below the median of earlier trials")
 
     def on_trial_complete(
@@ -229,13 +229,14 @@ class StudySearch(Searcher):
 
     def _from_record(self, record: Record) -> FrozenTrial:
         params = {name: record["params"][name] for name in self._space}
-        curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
+        plan = self.context.trial(self._values(params))
+        curve = read_rows(plan.folder / CURVE)
         return create_trial(
             state=_STATES[record["status"]],
             value=_value(record),
             params=params,
             distributions={name: dist for name, (_, dist) in self._space.items()},
-            intermediate_values={row["step"]: row["score"] for row in curve},
+            intermediate_values={plan.overall_step(row): row["score"] for row in curve},
         )
 
     def _tell(self, number: int, record: Record) -> None:

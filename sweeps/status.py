@@ -9,8 +9,7 @@ from ractd_core.files import read_json
 from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
-from sweeps.layout import SweepFolder
-from sweeps.trial import ABOUT
+from sweeps.layout import ABOUT, SweepFolder
 
 
 @dataclass(frozen=True)

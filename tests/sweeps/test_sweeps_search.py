@@ -8,12 +8,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.search import Searcher
 
-from sweeps.layout import TaskContext
+from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch, distribution
 from sweeps.search_space import Choices, Range, contains
 from sweeps.spec import SpecError
-from sweeps.trial import plan_of
 from tests.sweeps.study import (
     TASK,
     Start,

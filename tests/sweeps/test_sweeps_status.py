@@ -12,12 +12,11 @@ import pytest
 
 from ractd_core.files import write_json
 from sweeps.jsonl import append_row
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import ABOUT, CURVE, SweepFolder, TaskContext
 from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
 from sweeps.spec import load_spec
 from sweeps.status import TaskStatus, building, report_page, task_status
-from sweeps.trial import ABOUT, CURVE
 
 pytestmark = pytest.mark.usefixtures("project_home")
 

@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 from ray import cloudpickle
 
+from sweeps.layout import STOP, plan_of
 from sweeps.search import QuietProgress, StudySearch, mend_journal
 from sweeps.search_space import canonical_path
-from sweeps.trial import STOP, plan_of
 from tests.sweeps.study import (
     Start,
     agreed,
