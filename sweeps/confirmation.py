@@ -32,7 +32,7 @@ def candidates(context: TaskContext) -> list[Record]:
 
 def confirmation(context: TaskContext, trial: Record) -> Record | None:
     """The record of a candidate's confirmation, None if it has not been played yet."""
-    return context.folder.confirmations.get(_key(context, trial))
+    return context.folder.confirmations.get(confirmation_key(context, trial))
 
 
 def to_confirm(context: TaskContext) -> list[Record]:
@@ -69,14 +69,15 @@ def winner(context: TaskContext) -> Record | None:
     return best
 
 
-def _key(context: TaskContext, trial: Record) -> str:
+def confirmation_key(context: TaskContext, trial: Record) -> str:
+    """The key of the record of a trial's confirmation."""
     selection = context.spec.selection
     played = [selection.confirmation_episodes, CONFIRMATION_SEED]
     return key_of(["confirmation", trial["key"], *played, selection.retrain])
 
 
 def _confirm(context: TaskContext, trial: Record) -> None:
-    key, selection = _key(context, trial), context.spec.selection
+    key, selection = confirmation_key(context, trial), context.spec.selection
     ledger, plan = context.folder.confirmations, plan_of_record(context, trial)
     episodes = ledger.folder(key) / EPISODES
     seeds = range(CONFIRMATION_SEED, CONFIRMATION_SEED + selection.confirmation_episodes)

@@ -95,7 +95,29 @@ def test_a_damaged_record_is_an_error_that_names_the_file(ledger: Ledger, conten
     assert not ledger.put("bad", {"a": 2})
 
 
+def test_a_record_of_another_release_is_not_mistaken_for_one_of_this(ledger: Ledger) -> None:
+    ledger.put("old", {"a": 1})
+    path = ledger.folder("old") / RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": SCHEMA - 1}))
+    with pytest.raises(FileError, match=rf"{re.escape(str(path))}: schema {SCHEMA - 1}, expected"):
+        ledger.get("old")
+
+
 # Rows
+
+
+def test_rows_of_later_training_seeds_follow_and_an_earlier_one_takes_them_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "curve.jsonl"
+    places = [(3, 10), (3, 20), (4, 10), (4, 20)]
+    for seed, step in places:
+        append_row(path, {"training_seed": seed, "step": step})
+    assert [(row["training_seed"], row["step"]) for row in read_rows(path)] == places
+    append_row(path, {"training_seed": 4, "step": 10, "again": True})
+    assert [(row["training_seed"], row["step"]) for row in read_rows(path)] == places[:3]
+    append_row(path, {"training_seed": 3, "step": 20})
+    assert [(row["training_seed"], row["step"]) for row in read_rows(path)] == places[:2]
 
 
 steps = st.lists(st.integers(1, 12), max_size=10)
