@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load_sweep
+from analysis.tables import benchmark_table
 from ractd_core.bench import Latency, plan_latency
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import Original, load, put
-from ractd_core.evaluate import evaluate
+from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_json
 from ractd_core.policy import Planner, make_policy
 from ractd_core.tasks import DatasetName
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
-from sweeps.confirmation import confirm, winner
+from sweeps.confirmation import confirm, confirmation, winner
 from sweeps.finals import (
     PLAYED,
     RowsFailedError,
@@ -496,6 +497,75 @@ def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
     assert to_play(context) == ["ctm"]
     time_rows(context.to_json())
     assert missing(context) == ["ctm"]
+
+
+@pytest.mark.parametrize("retrain", [0, 2])
+def test_rows_are_trained_and_played_for_every_training_seed_of_the_winner(
+    tiny: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrain: int
+) -> None:
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        tasks=["local/maze2d-umaze-dense-v1"],
+        rows=["ctd", "teacher:ddim-2"],
+        data={"transitions": 1000},
+        training_seeds=2,
+        selection={"confirmation_episodes": 2, "retrain": retrain},
+        recipe={
+            part: {**config, "optim": {**config["optim"], "steps": 6}}
+            for part, config in TINY["recipe"].items()
+        },
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
+    )
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    make_local(context.dataset, context.spec.data.recipe())
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(context.to_json())
+    best = winner(context)
+    assert best is not None
+    seeds = [1000, 1001] if retrain else [0, 1]
+    confirmed = (confirmation(context, best) or {})["confirmation"]
+    assert [each["training_seed"] for each in confirmed["seeds"]] == seeds
+
+    # Killed as it plays its third student, it goes on with that one.
+    played: list[int] = []
+
+    def killed(policy: Any, dataset: Any, episodes: Any) -> Evaluation:
+        played.append(len(episodes))
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        return evaluate(policy, dataset, episodes)
+
+    monkeypatch.setattr("sweeps.players.evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play_rows(context.to_json())
+    assert to_time(context) == ["ractd"]
+    finish(context)
+    assert played == [2] * 6, "two of RACTD and CTD each, one teacher, and the one that was killed"
+    rows = {row: context.folder.rows.get(key) or {} for row, key in wanted(context, best).items()}
+    of = {
+        row: [each["training_seed"] for each in record["evaluation"]["seeds"]]
+        for row, record in rows.items()
+    }
+    assert of == {"ractd": seeds, "ctd": seeds, "teacher:ddim-2": [0]}
+    assert rows["ctd"]["steps"] == rows["ractd"]["steps"] == 2 * 6
+    for row, record in rows.items():
+        found = record["evaluation"]
+        means = [each["score"] for each in found["seeds"]]
+        assert found["score"] == pytest.approx(np.mean(means))
+        assert (found["episodes"], found["first_seed"]) == (2, FINAL_SEED)
+        assert record["training_seeds"] == len(of[row])
+    assert len({each["score"] for each in rows["ctd"]["evaluation"]["seeds"]}) == 2
+    assert rows["ractd"]["confirmation_score"] == confirmed["score"]
+    assert rows["ctd"]["confirmation_score"] is None
+    sweep = load_sweep(tmp_path / "storage", context.folder.name)
+    over = benchmark_table(sweep).set_index("method")["interval_over"]
+    assert over[list(of)].tolist() == ["training seeds", "training seeds", "episodes"]
+    assert sweep.confirmations["score"].tolist() == [confirmed["score"]]
+    assert sweep.confirmations["training_seeds"].tolist() == [2]
 
 
 def keep_hopper_data(name: DatasetName) -> None:
