@@ -230,7 +230,7 @@ class StudySearch(Searcher):
     def _from_record(self, record: Record) -> FrozenTrial:
         params = {name: record["params"][name] for name in self._space}
         plan = self.context.trial(self._values(params))
-        curve = read_rows(plan.folder / CURVE)
+        curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
         return create_trial(
             state=_STATES[record["status"]],
             value=_value(record),

@@ -151,7 +151,7 @@ def _selection(plan: TrialPlan) -> dict[str, Any]:
 
 
 def _objectives(plan: TrialPlan, score: float, seconds: float) -> dict[str, float]:
-    """What the spec asks the search to improve; seconds are of training all students."""
+    """What the search is to improve; seconds are of training, and of playing on the way."""
     found = {"score": score, "seconds": seconds}
     if "latency_ms" in plan.context.spec.objectives:
         files = [plan.student_folder(seed) / LATENCY for seed in plan.training_seeds]
