@@ -133,7 +133,7 @@ def test_without_a_pruner_nothing_watches_for_a_collapse_and_the_students_say_so
 
 
 def test_students_of_a_trial_share_everything_but_their_seed() -> None:
-    plan = context(extra="{training_seeds: 3, recipe: {student: {seed: 5}}}").trial(VALUES)
+    plan = context(extra="training_seeds: 3\nrecipe: {student: {seed: 5}}").trial(VALUES)
     assert list(plan.training_seeds) == [5, 6, 7]
     requests = [plan.context.request("student", plan.recipe_of(seed)) for seed in (5, 6, 7)]
     assert requests[0].name == plan.student.name
