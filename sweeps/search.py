@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ractd_core.files import FileError, read_json, write_text
 from sweeps.jsonl import read_rows
-from sweeps.layout import TaskContext, TrialPlan
+from sweeps.layout import ABOUT, CURVE, STOP, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.search_space import Scalar, is_integer, label, misfit, whole_space
 from sweeps.studies import distribution, open_study
-from sweeps.trial import ABOUT, CURVE, STOP, close_trial
+from sweeps.trial import close_trial
 
 _ATTEMPTS = 20
 _STATES = {
@@ -130,8 +130,7 @@ class StudySearch:
             warnings.simplefilter("ignore")
             trial.report(result["score"], result["step"])
         # A trial at its last step is about to write its record: stopping it would gain nothing.
-        last = plan.recipe.student.optim.steps * spec.training_seeds
-        if result["step"] < last and trial.should_prune():
+        if result["step"] < plan.steps and trial.should_prune():
             write_text(plan.folder / STOP, _PRUNED[spec.pruner.kind])
 
     def on_trial_complete(
@@ -215,6 +214,7 @@ class StudySearch:
 
     def _from_record(self, record: Record) -> FrozenTrial:
         params = {name: record["params"][name] for name in self._space}
+        plan = self.context.trial(self._values(params))
         several = len(self.context.spec.objectives) > 1
         curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
         return create_trial(
@@ -222,7 +222,9 @@ class StudySearch:
             values=self._objectives(record),
             params=params,
             distributions={name: dist for name, (_, dist) in self._space.items()},
-            intermediate_values={} if several else {row["step"]: row["score"] for row in curve},
+            intermediate_values={}
+            if several
+            else {plan.overall_step(row): row["score"] for row in curve},
         )
 
     def _tell(self, number: int, record: Record) -> None:
@@ -233,8 +235,7 @@ class StudySearch:
         """What the study is told of a record: nothing but of trials that completed."""
         if record["status"] != "completed":
             return None
-        found = {"score": record["selection"]["score"], **record.get("objectives", {})}
-        return [found[name] for name in self.context.spec.objectives]
+        return [record["objectives"][name] for name in self.context.spec.objectives]
 
     def _records(self) -> list[Record]:
         task = str(self.context.dataset)

@@ -7,13 +7,12 @@ import json
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeps.layout import TaskContext
+from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
 from sweeps.search_space import Choices, Range, contains
 from sweeps.spec import SpecError
 from sweeps.studies import distribution
-from sweeps.trial import plan_of
 from tests.sweeps.study import (
     TASK,
     Start,
