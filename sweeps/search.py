@@ -27,7 +27,18 @@ from ractd_core.files import write_bytes, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
-from sweeps.search_space import Choices, Parameter, Scalar, is_integer, label, misfit, whole_space
+from sweeps.search_space import (
+    Choices,
+    Parameter,
+    Scalar,
+    active,
+    is_active,
+    is_integer,
+    label,
+    misfit,
+    parameters,
+    whole_space,
+)
 from sweeps.spec_parts import PrunerSpec
 from sweeps.trial import CURVE, STOP, close_trial
 
@@ -45,8 +56,20 @@ def distribution(parameter: Parameter, integer: bool) -> BaseDistribution:
     if isinstance(parameter, Choices):
         return CategoricalDistribution(list(parameter.choices))
     if integer:
-        return IntRange(int(parameter.low), int(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        step = int(parameter.step or 1)
+        return IntRange(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def draw(trial: Trial, name: str, dist: BaseDistribution) -> Scalar:
+    """The trial's value of one parameter: enqueued, or suggested by the study's sampler."""
+    if isinstance(dist, CategoricalDistribution):
+        chosen: Scalar = trial.suggest_categorical(name, dist.choices)
+        return chosen
+    limits = {"low": dist.low, "high": dist.high, "log": dist.log, "step": dist.step}
+    if isinstance(dist, IntRange):
+        return int(trial.suggest_int(name, **limits))
+    return float(trial.suggest_float(name, **limits))
 
 
 def make_pruner(spec: PrunerSpec) -> optuna.pruners.BasePruner:
@@ -96,7 +119,7 @@ class StudySearch(Searcher):
         spec = context.spec
         self._space = {
             label(path): (path, distribution(parameter, is_integer(context.recipe, path)))
-            for path, parameter in spec.search.items()
+            for path, parameter in parameters(spec.search).items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
         self.study = self._open()
@@ -111,7 +134,7 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial's config: an unfinished one first, else a new one that is no duplicate."""
         for _ in range(_ATTEMPTS):
-            trial = self._unfinished.pop(0) if self._unfinished else self.study.ask(self._fixed())
+            trial = self._unfinished.pop(0) if self._unfinished else self._ask()
             if self._is_new(trial.params):
                 return self._begin(trial_id, trial)
             self.study.tell(trial, state=TrialState.FAIL)
@@ -120,8 +143,17 @@ class StudySearch(Searcher):
             params = {label(path): value for path, value in point.items()}
             if self._is_new(params):
                 self.study.enqueue_trial(params)
-                return self._begin(trial_id, self.study.ask(self._fixed()))
+                return self._begin(trial_id, self._ask())
         return str(Searcher.FINISHED)
+
+    def _ask(self) -> Trial:
+        """The study's next trial, with a value for every parameter that is active in it."""
+        trial, values = self.study.ask(), dict[str, Scalar]()
+        for path, parameter in parameters(self.context.spec.search).items():
+            if is_active(parameter, values):
+                name = label(path)
+                values[path] = draw(trial, name, self._space[name][1])
+        return trial
 
     def _is_new(self, params: dict[str, Scalar]) -> bool:
         """Whether a trial with ``params`` is possible and neither done nor under way."""
@@ -208,7 +240,8 @@ class StudySearch(Searcher):
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state == TrialState.WAITING:
                 continue
-            whole = set(frozen.params) == set(self._space)
+            values = self._values(frozen.params)
+            whole = active(self.context.spec.search, values) == set(values)
             if not whole or misfit(self.context.recipe, self._values(frozen.params)):
                 if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
                     self.study.tell(frozen.number, state=TrialState.FAIL)
@@ -228,13 +261,15 @@ class StudySearch(Searcher):
         return unfinished
 
     def _from_record(self, record: Record) -> FrozenTrial:
-        params = {name: record["params"][name] for name in self._space}
+        values = {path: record["params"][name] for name, (path, _) in self._space.items()}
+        searched = active(self.context.spec.search, values)
+        params = {name: values[path] for name, (path, _) in self._space.items() if path in searched}
         curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
         return create_trial(
             state=_STATES[record["status"]],
             value=_value(record),
             params=params,
-            distributions={name: dist for name, (_, dist) in self._space.items()},
+            distributions={name: self._space[name][1] for name in params},
             intermediate_values={row["step"]: row["score"] for row in curve},
         )
 
@@ -245,9 +280,6 @@ class StudySearch(Searcher):
     def _records(self) -> dict[str, Record]:
         task = str(self.context.dataset)
         return {r["key"]: r for r in self.context.folder.trials if r["dataset"] == task}
-
-    def _fixed(self) -> dict[str, BaseDistribution]:
-        return {name: dist for name, (_, dist) in self._space.items()}
 
     def _values(self, params: dict[str, Scalar]) -> dict[str, Scalar]:
         """The study's parameters by canonical path."""
