@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +17,11 @@ from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
+from sweeps.cli_progress import progress
 from sweeps.cli_recipe import recipe
 from sweeps.cli_train import train
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
-from sweeps.spec import SpecError, load_spec, presets
+from sweeps.spec import SpecError, SweepSpec, load_spec, presets
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,12 +51,18 @@ def sweep_run(
     spec: Annotated[str, typer.Argument(help=f"A YAML file, or one of: {', '.join(presets())}.")],
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print what it would take, stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The dry run as JSON.")] = False,
 ) -> None:
     """Run a sweep on this machine. An interrupted or finished one goes on from where it is."""
     from ractd_core.data.acquire import check_obtainable
 
     with user_errors():
         checked = load_spec(spec)
+        if dry or as_json:
+            raise typer.Exit(_dry_run(checked, storage_path(storage), as_json))
         folder = SweepFolder(check_storage(storage), checked.name)
         for name in checked.datasets():
             check_obtainable(name, checked.data.recipe())
@@ -133,6 +143,21 @@ def report(name: Name, storage: Storage = None) -> None:
     for line in written.headlines:
         typer.echo(line)
     typer.echo(f"\nreport: {written.page}")
+
+
+def _dry_run(spec: SweepSpec, storage: Path, as_json: bool) -> int:
+    """Print what a sweep would take; 2 if something would keep it from running."""
+    from sweeps.dry_run import dry_run
+    from sweeps.dry_run_table import table
+    from sweeps.step_times import StepTimes
+
+    with progress() as say:
+        folder = SweepFolder(storage, spec.name)
+        plan = dry_run(spec, folder, StepTimes(folder.store, spec.resources, say))
+    typer.echo(json.dumps(asdict(plan), indent=1) if as_json else table(plan))
+    for problem in plan.problems:
+        typer.echo(f"error: {problem}", err=True)
+    return 2 if plan.problems else 0
 
 
 def _backend(folder: SweepFolder) -> LocalBackend:
