@@ -22,6 +22,7 @@ from sweeps.cli_recipe import recipe
 from sweeps.cli_train import train
 from sweeps.layout import SweepFolder, check_storage, names, storage_path
 from sweeps.spec import SpecError, SweepSpec, load_spec, presets
+from sweeps.spec_schema import spec_schema
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +69,12 @@ def sweep_run(
             check_obtainable(name, checked.data.recipe())
         folder.freeze(checked)
         raise typer.Exit(_drive(folder, detach))
+
+
+@sweep_app.command("schema")
+def sweep_schema() -> None:
+    """Print the JSON Schema of specs, for editors that complete and check YAML."""
+    typer.echo(json.dumps(spec_schema(), indent=1))
 
 
 @sweep_app.command("resume")

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -88,7 +89,11 @@ def field_path(name: str, known: Sequence[str] = FIELDS) -> str:
     raise ValueError(f"{name!r} is not a field of the recipe{near(name, [*ALIASES, *known])}")
 
 
-SearchPath = Annotated[str, AfterValidator(canonical_path)]
+SearchPath = Annotated[
+    str,
+    AfterValidator(canonical_path),
+    WithJsonSchema({"type": "string", "enum": [*ALIASES, *SEARCHABLE]}),
+]
 Scalar = bool | int | float | str | None
 
 
@@ -96,7 +101,14 @@ def _as_tuple(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-Allowed = Annotated[tuple[Scalar, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+_SCALAR = {"type": ["boolean", "number", "string", "null"]}
+Allowed = Annotated[
+    tuple[Scalar, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple),
+    WithJsonSchema({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}),
+]
+"""One value or several."""
 
 
 class _Conditional(Config):
