@@ -75,11 +75,11 @@ def test_a_preset_is_planned_for_every_task(name: str, tmp_path: Path) -> None:
     assert table(plan)
 
 
-@pytest.mark.parametrize("name", [n for n in PRESETS if load_spec(n).family == "paper"])
-def test_presets_of_the_paper_begin_with_its_settings(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in PRESETS if load_spec(n).family == "released"])
+def test_presets_of_the_papers_tables_begin_with_the_released_settings(name: str) -> None:
     spec = load_spec(name)
     for dataset in spec.datasets():
-        student = recipe_for(dataset.task, "paper").student
+        student = recipe_for(dataset.task, "released").student
         first = spec.first_points(dataset)[0]
         assert first["student.reward_weight"] == student.reward_weight
 
