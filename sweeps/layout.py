@@ -334,7 +334,9 @@ class TrialPlan:
     def identity(self) -> dict[str, Any]:
         """The fields that trials and rows share: which data, which values, which stages."""
         task = self.context.dataset.task
-        params = {path: value_at(self.recipe, path) for path in LABELS} | self.values
+        # Where a searched field is not active, the recipe's own value is what was used.
+        searched = (*LABELS, *self.context.spec.search)
+        params = {path: value_at(self.recipe, path) for path in searched} | self.values
         return {
             "sweep": self.context.folder.name,
             "task": task.name,
