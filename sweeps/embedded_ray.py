@@ -1,4 +1,7 @@
-"""A Ray of the driver's own, on the loopback interface, that ends with it."""
+"""A Ray of the driver's own, on the loopback interface, that ends with it.
+
+Or, where ``RAY_ADDRESS`` is set, the cluster that is there already.
+"""
 
 from __future__ import annotations
 
@@ -36,26 +39,29 @@ def set_environment() -> None:
     """Set what Ray reads from the environment; only before the first import of Ray has it effect.
 
     The token is this process's own: another user of the machine cannot join its Ray, and a token
-    file left by another Ray does not matter.
+    file left by another Ray does not matter. A cluster that is there already has its own way.
     """
     os.environ.update(_ENVIRONMENT)
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
 
 @contextmanager
 def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
     """Start Ray, yield what it has (``{"CPU": 2.0, ...}``), and shut it down.
 
-    Raises :class:`ResourceError` before anything runs if a stage could never be placed.
+    Where ``RAY_ADDRESS`` is set, that cluster is joined and left instead. Raises
+    :class:`ResourceError` before anything runs if a stage could never be placed.
     """
     import ray
 
+    address = os.environ.get("RAY_ADDRESS")
+    own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     ray.init(
-        address="local",
-        include_dashboard=False,
+        address=address or "local",
         log_to_driver=False,
         logging_level=logging.ERROR,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        **({} if address else own),
     )
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
