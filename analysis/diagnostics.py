@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.confirmation import winners
 from analysis.flatten import DIAGNOSTICS
 from analysis.records import Sweep
 from analysis.tables import MISSING, number_texts
 
 NOTE = (
-    "Of each dataset's best trial. "
+    "Of each dataset's winner. "
     "R², held out: the share of the variance of returns-to-go that the reward model explains on "
     "episodes of the data it was not trained on; 1 is perfect, 0 is no better than their mean. "
     "R², own: the same on the trial's own episodes; it falls below 0 where the student earns "
@@ -32,10 +33,8 @@ NOTE = (
 
 
 def diagnostics_table(sweep: Sweep) -> pd.DataFrame:
-    """One line per dataset, of its best trial (the earlier of two equals) that was diagnosed."""
-    done = sweep.trials.dropna(subset=["selection_score"])
-    ranked = done.sort_values(["selection_score", "number"], ascending=[False, True])
-    best = ranked.drop_duplicates("dataset").sort_values("dataset")
+    """One line per dataset whose winner was diagnosed."""
+    best = winners(sweep)
     diagnosed = best[list(DIAGNOSTICS)].notna().any(axis=1) | best["diagnostics_failed"].notna()
     return best.loc[diagnosed, ["dataset", "number", *DIAGNOSTICS, "diagnostics_failed"]]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-SCHEMA = 1
-EPISODE_COLUMNS = ("seed", "return", "score", "length")
+SCHEMA = 2
+EPISODE_COLUMNS = ("training_seed", "seed", "return", "score", "length")
 
 
 class RecordError(ValueError):
@@ -55,6 +55,13 @@ class Document:
             if not (number and math.isfinite(value)):
                 raise self._wrong(key, value, "finite numbers only")
         return [float(value) for value in values]
+
+    def sections(self, key: str) -> list[Document]:
+        """The list of objects under `key`."""
+        values = self._get(key, (list,), "a list of objects")
+        if not all(isinstance(value, dict) for value in values):
+            raise self._wrong(key, values, "objects only")
+        return [Document(f"{self.place}: {key}", value) for value in values]
 
     def section(self, key: str) -> Document:
         """The object under `key`."""
@@ -103,7 +110,7 @@ def read_document(path: Path) -> Document:
 
 
 def read_record(path: Path, kind: str) -> Document:
-    """Read a record and check its schema version and its kind ("trial" or "row")."""
+    """Read a record and check its schema version and its kind (trial, confirmation or row)."""
     document = read_document(path)
     schema = document.integer("schema")
     if schema != SCHEMA:
@@ -126,7 +133,7 @@ def read_lines(path: Path) -> list[Document]:
 
 
 def read_episodes(path: Path) -> pd.DataFrame:
-    """Read episodes.csv into a frame with the columns seed, return, score, length."""
+    """Read episodes.csv into a frame with the columns of EPISODE_COLUMNS."""
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:

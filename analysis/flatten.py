@@ -28,11 +28,13 @@ _COMMON_COLUMNS = {
     "dsm_weight": "float64",
     "reward_weight": "float64",
     "training_seed": "int64",
+    "training_seeds": "float64",
     "steps": "float64",
     "seconds": "float64",
     "device": "str",
     "workers": "float64",
 }
+_RULES = ("last", "best", "mean_of_last")
 _QUANTILES = ("q05", "q25", "q50", "q75", "q95")
 DIAGNOSTICS = (
     "reward_r2_train",
@@ -59,6 +61,9 @@ TRIAL_COLUMNS = (
         "number": "int64",
         "selection_rule": "str",
         "selection_score": "float64",
+        "selection_last": "float64",
+        "selection_best": "float64",
+        "selection_mean_of_last": "float64",
         "selection_std": "float64",
         "selection_episodes": "float64",
         "selection_first_seed": "float64",
@@ -77,11 +82,23 @@ ROW_COLUMNS = _COMMON_COLUMNS | {
     "episodes": "float64",
     "first_seed": "float64",
     "return_mean": "float64",
+    "weights": "str",
     "selection_score": "float64",
+    "confirmation_score": "float64",
     "gap": "float64",
     "latency_ms": "float64",
     "latency_p95_ms": "float64",
     "latency_batch": "float64",
+}
+CONFIRMATION_COLUMNS = _COMMON_COLUMNS | {
+    "number": "int64",
+    "trial": "str",
+    "retrain": "int64",
+    "selection_score": "float64",
+    "score": "float64",
+    "episodes": "float64",
+    "first_seed": "float64",
+    "gap": "float64",
 }
 _CURVE_METRICS = ("score", "score_std", "episodes", "loss", "ctm", "dsm", "reward", "grad_norm")
 CURVE_COLUMNS = {
@@ -93,6 +110,7 @@ CURVE_COLUMNS = {
     "ctm_weight": "float64",
     "dsm_weight": "float64",
     "reward_weight": "float64",
+    "training_seed": "int64",
     "step": "int64",
 } | dict.fromkeys(_CURVE_METRICS, "float64")
 STAGE_COLUMNS = {
@@ -131,7 +149,7 @@ def trial_line(record: Document) -> Line:
     if selection is not None:
         line |= {
             "selection_rule": selection.text("rule"),
-            "selection_score": selection.number("score"),
+            **{f"selection_{rule}": selection.number(rule) for rule in ("score", *_RULES)},
             "selection_std": selection.number("std"),
             "selection_episodes": selection.integer("episodes"),
             "selection_first_seed": selection.integer("first_seed"),
@@ -155,7 +173,9 @@ def row_line(record: Document) -> Line:
         "nfe": record.number_or_none("nfe"),
         "reward_gradients": record.number_or_none("reward_gradients"),
         "executed_actions": record.number_or_none("executed_actions"),
+        "weights": record.text_or_none("weights"),
         "selection_score": record.number_or_none("selection_score"),
+        "confirmation_score": record.number_or_none("confirmation_score"),
     }
     if line["status"] == "completed":
         evaluation = record.section("evaluation")
@@ -178,12 +198,32 @@ def row_line(record: Document) -> Line:
     return line
 
 
+def confirmation_line(record: Document) -> Line:
+    """One candidate played again; `gap` is its selection score less the confirmed one."""
+    line = _common(record) | {
+        "number": record.integer("number"),
+        "trial": record.text("trial"),
+        "retrain": record.integer("retrain"),
+        "selection_score": record.number("selection_score"),
+    }
+    found = record.section_or_none("confirmation")
+    if found is not None:
+        line |= {
+            "score": found.number("score"),
+            "episodes": found.integer("episodes"),
+            "first_seed": found.integer("first_seed"),
+            "gap": record.number("gap"),
+            "training_seeds": len(found.sections("seeds")),
+        }
+    return line
+
+
 def curve_line(trial: Line, point: Document) -> Line:
     """One evaluation during training, with its trial's weights; a null metric becomes NaN."""
     joined = ("key", "number", "dataset", "status", "horizon", *WEIGHTS)
     return (
         {name: trial[name] for name in joined}
-        | {"step": point.integer("step")}
+        | {key: point.integer(key) for key in ("training_seed", "step")}
         | {metric: point.number_or_none(metric) for metric in _CURVE_METRICS}
     )
 
@@ -224,6 +264,7 @@ def _common(record: Document) -> Line:
         "horizon": params.number_or_none("horizon"),
         **{weight: params.number_or_none(weight) for weight in WEIGHTS},
         "training_seed": record.integer("training_seed"),
+        "training_seeds": record.number_or_none("training_seeds"),
         "steps": record.number_or_none("steps"),
         "seconds": record.number_or_none("seconds"),
         "device": record.text_or_none("device"),

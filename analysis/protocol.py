@@ -8,16 +8,22 @@ from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
 
+_RULES = {
+    "last": "its last weights' score",
+    "best": "the highest score of its curve",
+    "mean-of-last": "the mean of its curve's last scores",
+}
+
 
 def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
     """The sentences without which the scores of a report cannot be read."""
     return (
         *_data_lines(sweep),
         *_selection_lines(sweep),
+        *_confirmation_lines(sweep),
         *_evaluation_lines(sweep),
         *_method_lines(sweep),
-        "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
-        "over its own), 5000 resamples. It does not cover the spread between training seeds.",
+        *_interval_lines(sweep),
         *_published_lines(sweep),
         *_caveats(sweep),
     )
@@ -48,10 +54,36 @@ def _selection_lines(sweep: Sweep) -> list[str]:
     if rules.empty:
         return ["Selection: no trial has been scored."]
     return [
-        f'Selection: each trial is scored on its "{rule["selection_rule"]}" checkpoint over '
-        f"{rule['selection_episodes']:.0f} episodes, seeds "
+        f'Selection: each trial is scored by the rule "{rule["selection_rule"]}" '
+        f"({_RULES[rule['selection_rule']]}), the mean over its training seeds; the last weights "
+        f"play {rule['selection_episodes']:.0f} episodes, seeds "
         f"{_seeds(rule['selection_first_seed'], rule['selection_episodes'])}."
         for rule in rules.to_dict("records")
+    ]
+
+
+def _confirmation_lines(sweep: Sweep) -> list[str]:
+    found = sweep.confirmations.dropna(subset=["score"])
+    return [
+        f"Confirmation: the best trials play {each['episodes']:.0f} more episodes, seeds "
+        f"{_seeds(each['first_seed'], each['episodes'])}, "
+        + (f"by {each['retrain']} retrained students" if each["retrain"] else "by their students")
+        + "; the best of them is the winner."
+        for each in found.drop_duplicates(["episodes", "first_seed", "retrain"]).to_dict("records")
+    ]
+
+
+def _interval_lines(sweep: Sweep) -> list[str]:
+    episodes = (
+        "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
+        "over its own), 5000 resamples. It does not cover the spread between training seeds."
+    )
+    if not (sweep.rows["training_seeds"] > 1).any():
+        return [episodes]
+    return [
+        "Interval: of rows with two or more training seeds, 95 % by Student's t over the means of "
+        "their seeds.",
+        episodes.replace("Interval: ", "Interval: of all others, "),
     ]
 
 
@@ -69,7 +101,12 @@ def _evaluation_lines(sweep: Sweep) -> list[str]:
         )
         for row in ranges.to_dict("records")
     ]
-    seeds = completed["training_seed"].nunique()
+    if (completed["weights"] == "best").any():
+        lines.append(
+            "Weights: RACTD plays the best point of its curve, which was found by playing; its "
+            "comparisons play their last weights."
+        )
+    seeds = int(completed["training_seeds"].max())
     caution = " One training run says nothing on how far another would land." if seeds == 1 else ""
     return [*lines, f"Training seeds: {seeds}.{caution}"]
 

@@ -38,6 +38,8 @@ class Sweep:
     """One line per finished trial; `params.<name>` columns hold further searched parameters."""
     rows: pd.DataFrame
     """One line per final row: a method evaluated on fresh seeds."""
+    confirmations: pd.DataFrame
+    """One line per candidate that was played again on seeds that the search had not used."""
     curves: pd.DataFrame
     """One line per evaluation during training, with its trial's key and weights."""
     episodes: pd.DataFrame
@@ -72,11 +74,13 @@ def load_sweep(storage: Path, name: str) -> Sweep:
     """Read the sweep `name` under `storage`; RecordError names the file that cannot be read."""
     folder = _find(storage, name)
     trial_folders, unfinished_trials = _finished(folder / "trials")
+    confirmed, _ = _finished(folder / "confirmations")
     row_folders, unfinished_rows = _finished(folder / "rows")
     trials = {path: read_record(path / "record.json", "trial") for path in trial_folders}
     rows = {path: read_record(path / "record.json", "row") for path in row_folders}
     trial_lines = {path: flatten.trial_line(record) for path, record in trials.items()}
     row_lines = {path: flatten.row_line(record) for path, record in rows.items()}
+    confirmations = [read_record(path / "record.json", "confirmation") for path in confirmed]
     data = [read_document(path) for path in sorted((folder / "data").glob("*.json"))]
     return Sweep(
         name=name,
@@ -86,6 +90,9 @@ def load_sweep(storage: Path, name: str) -> Sweep:
             ["dataset", "number"], ignore_index=True
         ),
         rows=_frame(row_lines.values(), flatten.ROW_COLUMNS),
+        confirmations=_frame(
+            map(flatten.confirmation_line, confirmations), flatten.CONFIRMATION_COLUMNS
+        ).sort_values(["dataset", "number"], ignore_index=True),
         curves=_frame(_curve_lines(trial_lines), flatten.CURVE_COLUMNS),
         episodes=_episodes(trial_lines, row_lines),
         stages=_frame(
@@ -146,9 +153,11 @@ def _episodes(trials: Mapping[Path, Line], rows: Mapping[Path, Line]) -> pd.Data
                 continue
             frame = read_episodes(path)
             expected = line.get("episodes")
-            if expected is not None and len(frame) != expected:
+            counts = set(frame["training_seed"].value_counts())
+            if expected is not None and counts != {expected}:
+                found = ", ".join(map(str, sorted(counts))) or "no"
                 raise RecordError(
-                    f"{path}: {len(frame)} episodes, expected {expected} as in record.json; "
+                    f"{path}: {found} episodes, expected {expected} as in record.json; "
                     "move the folder away and resume the sweep to evaluate it again"
                 )
             frames.append(frame.assign(owner=owner, key=str(line["key"])))

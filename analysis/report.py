@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.confirmation import NOTE as CONFIRMATION_NOTE
+from analysis.confirmation import confirmation_text
 from analysis.diagnostics import NOTE as DIAGNOSTICS_NOTE
 from analysis.diagnostics import diagnostics_failures, diagnostics_table, diagnostics_text
 from analysis.figures.returns import plot_returns, returns_info
@@ -27,7 +29,8 @@ from analysis.tables import (
 )
 
 _BENCHMARK_NOTE = (
-    "Scores are means with a 95 % bootstrap interval over episodes. α, β, σ weight the "
+    "Scores are means with a 95 % interval, over training seeds where there are several and else "
+    "over episodes. α, β, σ weight the "
     "consistency, denoising and reward losses; network calls are the denoiser's, ∇R gradients of "
     "the reward model beside them, and both and the latency those of one plan (mazes) or one "
     "executed action; a name such as teacher:ddim-20 or ractd:2 says by which sampler and in how "
@@ -87,19 +90,26 @@ def _markdown(sweep: Sweep, lines: tuple[str, ...], table: str, trials: pd.DataF
         "## How to read the numbers",
         _bullets(protocol_lines(sweep)),
         *(["## Failures", _bullets(failures)] if failures else []),
-        *_diagnostics_markdown(sweep),
+        *_markdown_section(_confirmation_section(sweep)),
+        *_markdown_section(_diagnostics_section(sweep)),
         "## Trials",
         _NO_TRIALS if trials.empty else f"{to_markdown(trials_text(trials))}\n\n{_TRIALS_NOTE}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _diagnostics_markdown(sweep: Sweep) -> list[str]:
-    section = _diagnostics_section(sweep)
+def _markdown_section(section: Section | None) -> list[str]:
     if section is None:
         return []
     note = section.note.replace("<", "&lt;")
     return [f"## {section.title}", to_markdown(section.table), note]
+
+
+def _confirmation_section(sweep: Sweep) -> Section | None:
+    """The candidates that were played again; None if none was."""
+    if sweep.confirmations.empty:
+        return None
+    return Section("Confirmation", CONFIRMATION_NOTE, confirmation_text(sweep.confirmations))
 
 
 def _diagnostics_section(sweep: Sweep) -> Section | None:
@@ -121,7 +131,7 @@ def _page(
     published = frozenset(
         place for place, method in enumerate(benchmark["method"]) if method == PUBLISHED
     )
-    diagnostics = _diagnostics_section(sweep)
+    further = (_confirmation_section(sweep), _diagnostics_section(sweep))
     return render_page(
         name=sweep.name,
         created=sweep.created,
@@ -130,7 +140,7 @@ def _page(
         protocol=protocol_lines(sweep),
         sections=[
             Section("Benchmark", _BENCHMARK_NOTE, benchmark_text(benchmark), published),
-            *([] if diagnostics is None else [diagnostics]),
+            *(section for section in further if section is not None),
             Section("Trials", _NO_TRIALS if trials.empty else _TRIALS_NOTE, trials_text(trials)),
         ],
         panels=[panel for dataset in sweep.datasets for panel in _panels(sweep, dataset)],

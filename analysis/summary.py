@@ -27,16 +27,25 @@ def best_lines(benchmark: pd.DataFrame) -> list[str]:
     students = benchmark[benchmark["method"] == "ractd"].dropna(subset=["score"])
     if students.empty:
         return ["no final RACTD row yet: nothing has been evaluated on fresh seeds"]
-    # Of several winners (an extended sweep) the one with the best selection score, never the one
-    # that the fresh seeds happened to favour.
-    ranked = students.sort_values("selection_score", na_position="first")
+    # Of several winners (an extended sweep) the one that was confirmed with the best score, never
+    # the one that the final seeds happened to favour.
+    by = ["confirmation_score", "selection_score"]
+    ranked = students.sort_values(by, na_position="first")
     best = ranked.groupby("dataset").tail(1)
     return [
         f"{row['dataset']}: RACTD scores {row['score']:.1f}"
         + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
         + f" over {row['episodes']:.0f} fresh episodes"
+        + _confirmed(row["selection_score"], row["confirmation_score"])
         for row in best.to_dict("records")
     ]
+
+
+def _confirmed(selected: float, score: float) -> str:
+    if pd.isna(score):
+        return ""
+    gap = selected - score
+    return f"; selected with {selected:.1f}, confirmed with {score:.1f} (gap {gap:+.1f})"
 
 
 def count_line(sweep: Sweep) -> str:

@@ -10,7 +10,7 @@ from analysis.flatten import DIAGNOSTICS, PARAM_PREFIX, WEIGHTS, Line
 from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
 from analysis.records import Sweep
-from analysis.stats import bootstrap_mean, iqm
+from analysis.stats import bootstrap_mean, iqm, student_mean
 
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
 PUBLISHED = "RACTD (published, D4RL's own data)"
@@ -33,10 +33,13 @@ _BENCHMARK_COLUMNS = {
     "iqm": "float64",
     "episodes": "float64",
     "selection_score": "float64",
+    "confirmation_score": "float64",
     "gap": "float64",
     "latency_ms": "float64",
     "training_seed": "float64",
     "training_seeds": "float64",
+    "interval_over": "str",
+    "weights": "str",
     "fingerprint": "str",
 }
 _PER_WINDOW = ("nfe", "reward_gradients", "latency_ms")
@@ -47,9 +50,10 @@ MISSING = "–"
 def benchmark_table(sweep: Sweep) -> pd.DataFrame:
     """One line per completed final row, with the data's own score and the published one.
 
-    `low` and `high` bound the 95 % bootstrap interval over episodes (of the data, for its
-    own behaviour); `gap` is selection score minus score; `training_seeds` counts the seeds that
-    the same method with the same settings was trained with. Network calls (`nfe`), the reward
+    `low` and `high` bound the 95 % interval: Student's over the means of two or more training
+    seeds, else the bootstrap's over episodes (of the data, for its own behaviour), as
+    `interval_over` says; `gap` is selection score minus score; `training_seed` is the first of
+    `training_seeds`. Network calls (`nfe`), the reward
     model's gradients beside them and latency are those of one plan (mazes) or one executed action.
     """
     lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
@@ -83,12 +87,13 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
             "horizon": number_texts(table["horizon"], "{:.0f}"),
             "episodes": number_texts(table["episodes"], "{:.0f}"),
             "selection score": number_texts(table["selection_score"], "{:.1f}"),
+            "confirmed": number_texts(table["confirmation_score"], "{:.1f}"),
             "gap": number_texts(table["gap"], "{:+.1f}"),
             "latency ms": [
                 MISSING if pd.isna(value) else three_digits(value) for value in table["latency_ms"]
             ],
             "training seeds": [
-                MISSING if pd.isna(count) else f"{count:.0f} (seed {seed:.0f})"
+                MISSING if pd.isna(count) else _seeds_text(int(count), int(seed))
                 for count, seed in zip(table["training_seeds"], table["training_seed"], strict=True)
             ],
             "fingerprint": [
@@ -104,11 +109,14 @@ def benchmark_terminal(table: pd.DataFrame) -> str:
     local = table.loc[table["fingerprint"].notna(), "dataset"].unique()
     heading = ""
     if len(local) == 1:
-        heading = f"{local[0]}: normalized score, 95 % bootstrap interval over episodes\n\n"
+        over = " and ".join(sorted(table["interval_over"].dropna().unique()))
+        heading = f"{local[0]}: normalized score, 95 % interval over {over}\n\n"
         text = text.drop(columns="dataset")
     if not (table["executed_actions"] > 1).any():
         text = text.drop(columns="executed")
-    text = text.drop(columns=["episodes", "selection score", "training seeds", "fingerprint"])
+    text = text.drop(
+        columns=["episodes", "selection score", "confirmed", "training seeds", "fingerprint"]
+    )
     return heading + text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
 
 
@@ -189,28 +197,29 @@ def _data_lines(sweep: Sweep) -> list[Line]:
 
 def _row_lines(sweep: Sweep) -> list[Line]:
     completed = sweep.rows[sweep.rows["status"] == "completed"]
-    same = ["dataset", "fingerprint", "method", "executed_actions", "horizon", *WEIGHTS]
-    seeds = completed.groupby(same, dropna=False)["training_seed"].transform("nunique")
     episodes = sweep.episodes[sweep.episodes["owner"] == "row"]
     lines = []
-    for row, count in zip(completed.to_dict("records"), seeds, strict=True):
+    for row in completed.to_dict("records"):
         line: Line = {str(name): row[name] for name in row if name in _BENCHMARK_COLUMNS}
-        scores = episodes.loc[episodes["key"] == row["key"], "score"]
-        if not scores.empty:
-            line |= _score_cells(scores)
+        own = episodes[episodes["key"] == row["key"]]
+        if not own.empty:
+            line |= _score_cells(own["score"], own["training_seed"])
         if row["executed_actions"] > 1:
             line |= {name: row[name] / row["executed_actions"] for name in _PER_WINDOW}
-        lines.append(line | {"training_seeds": count})
+        lines.append(line)
     return lines
 
 
-def _score_cells(scores: pd.Series[float]) -> Line:
+def _score_cells(scores: pd.Series[float], seeds: pd.Series[int] | None = None) -> Line:
     values = scores.to_numpy(dtype="float64")
-    interval = bootstrap_mean(values)
+    means = values[:1] if seeds is None else scores.groupby(seeds).mean().to_numpy()
+    several = len(means) > 1
+    interval = student_mean(means) if several else bootstrap_mean(values)
     return {
         "score": interval.mean,
         "low": interval.low,
         "high": interval.high,
+        "interval_over": "training seeds" if several else "episodes",
         "iqm": iqm(values),
         "episodes": len(values),
     }
@@ -245,6 +254,10 @@ def _calls_text(calls: float, gradients: float) -> str:
     if pd.isna(calls):
         return MISSING
     return f"{calls:.3g} + {gradients:.3g} ∇R" if gradients > 0 else f"{calls:.3g}"
+
+
+def _seeds_text(count: int, first: int) -> str:
+    return f"1 (seed {first})" if count == 1 else f"{count} (seeds {first} to {first + count - 1})"
 
 
 def _interval_text(score: float, low: float, high: float) -> str:

@@ -131,8 +131,8 @@ class Trainer:
         if self.workers > 1:
             self._loss = DistributedDataParallel(self._loss, broadcast_buffers=False)
 
-    def run(self, *, every: int, callback: Callback = lambda trainer, metrics: None) -> None:
-        """Train to ``config.steps``.
+    def run(self, *, every: int, callback: Callback = lambda trainer, metrics: None) -> bool:
+        """Train to ``config.steps``; whether it was asked to end.
 
         After every ``every`` steps and at the end, ``callback`` is called with the means of the
         metrics since the last call, on every worker, and then a checkpoint is written. If it
@@ -159,7 +159,8 @@ class Trainer:
                 sums, count = {}, 0
                 self.save()
                 if self._agreed(bool(stop)):
-                    return
+                    return True
+        return False
 
     def save(self) -> None:
         """Write the checkpoint (worker 0 only), if a path was given."""

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,12 +20,14 @@ from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
+from sweeps.cli_progress import progress
 from sweeps.cli_recipe import recipe
 from sweeps.cli_track import track
 from sweeps.cli_train import train
 from sweeps.jobs import backend_of, goes_on, state_of
 from sweeps.layout import StorageError, SweepFolder, check_storage, names, storage_path
-from sweeps.spec import SpecError, load_spec, presets
+from sweeps.spec import SpecError, SweepSpec, load_spec, presets
+from sweeps.spec_schema import spec_schema
 
 _LOOK, _WATCH = 0.5, 5.0
 """Seconds between two looks: at whether a sweep has ended, and at how far it is."""
@@ -59,6 +63,10 @@ def sweep_run(
     spec: Annotated[str, typer.Argument(help=f"A YAML file, or one of: {', '.join(presets())}.")],
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print what it would take, stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The dry run as JSON.")] = False,
     plain: Plain = False,
 ) -> None:
     """Run a sweep on this machine. An interrupted or finished one goes on from where it is."""
@@ -66,11 +74,19 @@ def sweep_run(
 
     with user_errors():
         checked = load_spec(spec)
+        if dry or as_json:
+            raise typer.Exit(_dry_run(checked, storage_path(storage), as_json))
         folder = SweepFolder(check_storage(storage), checked.name)
         for name in checked.datasets():
             check_obtainable(name, checked.data.recipe())
         folder.freeze(checked)
         raise typer.Exit(_drive(folder, detach, plain))
+
+
+@sweep_app.command("schema")
+def sweep_schema() -> None:
+    """Print the JSON Schema of specs, for editors that complete and check YAML."""
+    typer.echo(json.dumps(spec_schema(), indent=1))
 
 
 @sweep_app.command("resume")
@@ -187,6 +203,21 @@ def _extend(folder: SweepFolder, source: str) -> None:
             f"sweep {folder.name!r} is running; `ractd sweep stop {folder.name}` first, then "
             "resume it with the changed spec"
         ) from error
+
+
+def _dry_run(spec: SweepSpec, storage: Path, as_json: bool) -> int:
+    """Print what a sweep would take; 2 if something would keep it from running."""
+    from sweeps.dry_run import dry_run
+    from sweeps.dry_run_table import table
+    from sweeps.step_times import StepTimes
+
+    with progress() as say:
+        folder = SweepFolder(storage, spec.name)
+        plan = dry_run(spec, folder, StepTimes(folder.store, spec.resources, say))
+    typer.echo(json.dumps(asdict(plan), indent=1) if as_json else table(plan))
+    for problem in plan.problems:
+        typer.echo(f"error: {problem}", err=True)
+    return 2 if plan.problems else 0
 
 
 def _draws(console: Console) -> bool:

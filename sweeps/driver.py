@@ -14,9 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.exceptions import RayTaskError
 
 from analysis import write_report
 from ractd_core.data.acquire import ensure
@@ -24,9 +22,11 @@ from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
 from ractd_core.files import write_json
+from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
+from sweeps.confirmation import candidates, to_confirm, winner
 from sweeps.embedded_ray import capacity, embedded_ray
-from sweeps.finals import RowsFailedError, evaluate_rows, missing, wanted, winner
+from sweeps.finals import missing
 from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
@@ -37,7 +37,7 @@ from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
 from sweeps.sweep_search import QuietProgress, SweepSearch
-from sweeps.trial import failure_reason, run_trial
+from sweeps.trial import run_trial
 
 _HEARTBEAT = 5.0
 
@@ -80,9 +80,8 @@ class Driver:
             with embedded_ray(self.spec.resources) as available:
                 self._build_stages(contexts, available)
                 self._search(contexts, available)
-                for context in contexts:
-                    with self._apart(str(context.dataset)):
-                        self._final_rows(context)
+                with self.progress.every(_HEARTBEAT, self._news):
+                    self._failed += AfterSearch(self.folder, self.progress).run(contexts)
             self._clean_scratch()
         else:
             self.say("every trial and row has its record: nothing to train")
@@ -137,7 +136,8 @@ class Driver:
 
     def _to_do(self, context: TaskContext) -> bool:
         done = task_status(self.folder, str(context.dataset)).done
-        return done < self.spec.planned_trials(context.dataset) or bool(missing(context))
+        searched = done >= self.spec.planned_trials(context.dataset)
+        return not searched or bool(to_confirm(context)) or bool(missing(context))
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice of every task, before the trials."""
@@ -200,47 +200,6 @@ class Driver:
             **{key: record[key] for key in ("dataset", "key", "number", "steps", "seconds")},
         )
 
-    def _final_rows(self, context: TaskContext) -> None:
-        best = winner(context)
-        todo = missing(context)
-        if best is None or not todo:
-            return
-        self.say(
-            f"{context.dataset}: trial {best['number']} wins "
-            f"with {best['selection']['score']:.1f}; evaluating {', '.join(todo)} "
-            f"on {self.spec.evaluation.final_episodes} fresh seeds"
-        )
-        student = self.spec.resources.student
-        # Played and timed in one process, however many trained. By now all others have ended.
-        task = ray.remote(_final).options(num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0))
-        with self.progress.every(_HEARTBEAT, self._news):
-            pending = [task.remote(context.to_json())]
-            known = set(todo)
-            while pending:
-                ready, pending = ray.wait(pending, timeout=1.0)
-                left = set(missing(context))
-                for method in sorted(known - left):
-                    record = self.folder.rows.get(wanted(context, best)[method])
-                    if record is not None:
-                        result = record["evaluation"]
-                        self.progress.event(
-                            "row",
-                            f"{method}: {result['score']:.1f} over {result['episodes']} episodes, "
-                            f"{record['latency_ms']['median']:.2f} ms per decision",
-                            state=record["status"],
-                            score=result["score"],
-                            episodes=result["episodes"],
-                            **{key: record[key] for key in ("dataset", "key", "method")},
-                        )
-                known = left
-            try:
-                ray.get(ready)
-            except RayTaskError as error:
-                if isinstance(error.cause, RowsFailedError):
-                    raise TasksFailedError(str(error.cause)) from error
-                rows = ", ".join(sorted(known))
-                raise TasksFailedError(f"{rows}: {failure_reason(error.cause)}") from error
-
     def _report(self, contexts: list[TaskContext]) -> None:
         report = write_report(self.folder.storage, self.folder.name)
         print(f"\n{report.table}\n", flush=True)
@@ -248,7 +207,8 @@ class Driver:
             print(line, flush=True)
         print(f"\nreport: {report_page(self.folder)}", flush=True)
         self._failed += [
-            f"{c.dataset}: no trial completed; the report says why"
+            f"{c.dataset}: no trial {'could be confirmed' if candidates(c) else 'completed'}; "
+            "the report says why"
             for c in contexts
             if winner(c) is None
         ]
@@ -262,11 +222,6 @@ class Driver:
 
     def _clean_scratch(self) -> None:
         shutil.rmtree(self.folder.scratch, ignore_errors=True)
-
-
-def _final(context: dict[str, Any]) -> None:
-    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
-    evaluate_rows(context)
 
 
 def _tune_trial(config: dict[str, Any]) -> None:

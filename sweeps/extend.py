@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.search_space import Choices, Parameter, contains, label
+from sweeps.search_space import Choices, Parameter, contains, fixed, label, parameters
 from sweeps.spec import SweepSpec
 
 _DEFINING = {
@@ -59,7 +59,12 @@ def refusals(old: SweepSpec, new: SweepSpec) -> list[str]:
         problems.append(
             f"budget.keep: the students of all but the {old.selection.top} best trials are gone"
         )
-    return problems + _search(old.search, new.search)
+    if fixed(old.search) != fixed(new.search):
+        problems.append(
+            f"search: fixed values were {_short(fixed(old.search))}, are "
+            f"{_short(fixed(new.search))}; all trials have the same"
+        )
+    return problems + _search(parameters(old.search), parameters(new.search))
 
 
 def _search(old: dict[str, Parameter], new: dict[str, Parameter]) -> list[str]:
@@ -71,6 +76,8 @@ def _search(old: dict[str, Parameter], new: dict[str, Parameter]) -> list[str]:
     for path in old.keys() & new.keys():
         was, now = old[path], new[path]
         ends = was.choices if isinstance(was, Choices) else (was.low, was.high)
+        if was.only_if != now.only_if:
+            problems.append(f"search.{label(path)}: only_if changed; all trials have the same")
         if isinstance(was, Choices) != isinstance(now, Choices):
             problems.append(f"search.{label(path)}: choices and ranges do not become each other")
         elif not all(contains(now, value) for value in ends):

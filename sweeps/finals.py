@@ -1,39 +1,47 @@
-"""The final rows of a task: the best trial and its comparisons, on episode seeds never used before.
+"""The final rows of a task: the winner and its comparisons, on episode seeds never used before.
 
-Rows are ``ractd`` (the best trial's student), ``teacher`` (its teacher by Heun over the whole
+Rows are ``ractd`` (the winner's students), ``teacher`` (its teacher by Heun over the whole
 grid), ``ctd`` (the same student without any reward) and ``ctm`` (nor denoising). Where the reward
 belongs is asked by ``teacher-guided`` (the teacher, pulled by the reward model's gradient as it
 samples), ``reward-in-teacher`` (the teacher trained with the winner's reward weight, the student
 without) and ``reward-in-both``; ``joint`` is the winner's recipe with all its stages trained at
 once. Without diffusion there are ``regression`` of a maze's plan from its ends, and elsewhere
 ``bc``, behaviour cloning. ``rows.py`` says how to name the same by other numbers of calls.
+
+Rows are played first, by as many processes as like to, and timed later, when nothing else runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ractd_core.bench import plan_latency
-from ractd_core.config import Recipe
-from ractd_core.evaluate import evaluate
-from ractd_core.files import write_text
-from ractd_core.policy import Planner, make_policy
-from ractd_core.stages import parent_kinds
+from ractd_core.config import Recipe, Sampling
+from ractd_core.files import read_json, write_json
+from ractd_core.policy import Planner
 from ractd_core.training import DivergedError
-from sweeps.build import ensure_stage
 from sweeps.canonical import key_of
-from sweeps.layout import TaskContext, TrialPlan, versions
+from sweeps.confirmation import confirmation, winner
+from sweeps.episodes import summary
+from sweeps.layout import EPISODES, TaskContext, TrialPlan, versions
 from sweeps.ledger import Record
+from sweeps.players import (
+    Players,
+    build_players,
+    build_stage,
+    plan_of_record,
+    play,
+    selected_players,
+)
 from sweeps.rows import parse_row, stage_of
-from sweeps.search_space import Scalar, apply, canonical_path, label
+from sweeps.search_space import Scalar, apply, label
 from sweeps.spec_parts import FINAL_SEED
-from sweeps.stage_store import MODEL
-from sweeps.trial import EPISODES, failure_reason
-from sweeps.workers import device, use_threads
+from sweeps.workers import device, failure_reason, use_threads
 
+PLAYED = "played.json"
 _REPETITIONS, _MOST = 10, 200
 """Timed decisions: at least ten, and as many as 200 network calls allow."""
 _GUIDED = "teacher-guided"
@@ -43,97 +51,128 @@ class RowsFailedError(RuntimeError):
     """Some rows of a table could not be played; the message says which and why."""
 
 
-def winner(context: TaskContext) -> Record | None:
-    """The completed trial with the best selection score (the earlier one of two equals)."""
-    done = [
-        record
-        for record in context.folder.trials
-        if record["dataset"] == str(context.dataset) and record["status"] == "completed"
-    ]
-    return max(done, key=lambda r: (r["selection"]["score"], -r["number"]), default=None)
-
-
 def wanted(context: TaskContext, best: Record) -> dict[str, str]:
     """The rows of the table, each with the key of its record."""
-    fixed = [best["key"], context.spec.evaluation.final_episodes, FINAL_SEED]
+    spec = context.spec
+    fixed = [best["key"], spec.evaluation.final_episodes, FINAL_SEED, spec.selection.retrain]
     return {
-        method: key_of([method, *fixed])
-        for method in ("ractd", *context.spec.rows_of(context.dataset))
+        method: key_of([method, *fixed]) for method in ("ractd", *spec.rows_of(context.dataset))
     }
 
 
 def missing(context: TaskContext) -> list[str]:
-    """The rows that have no record yet; none if no trial has completed."""
-    best = winner(context)
+    """The rows that have no record yet; none if there is no winner."""
+    return list(_unfinished(context))
+
+
+def to_play(context: TaskContext) -> list[str]:
+    """The rows of the winner that have not been played."""
+    return [row for row, played in _unfinished(context).items() if not played]
+
+
+def to_time(context: TaskContext) -> list[str]:
+    """The rows that have been played, and not timed."""
+    return [row for row, played in _unfinished(context).items() if played]
+
+
+def _unfinished(context: TaskContext) -> dict[str, bool]:
+    """The rows that have no record, and whether they have been played."""
+    best, ledger = winner(context), context.folder.rows
     if best is None:
-        return []
-    rows = context.folder.rows
-    return [method for method, key in wanted(context, best).items() if rows.get(key) is None]
+        return {}
+    return {
+        row: (ledger.folder(key) / PLAYED).exists()
+        for row, key in wanted(context, best).items()
+        if ledger.get(key) is None
+    }
 
 
-def evaluate_rows(context_json: dict[str, Any]) -> None:
-    """Build, play and time every row that is missing, one after the other: times are comparable.
+def play_rows(context_json: dict[str, Any]) -> None:
+    """Build and play every row that has not been played.
 
     One that fails does not keep the others from being played; RowsFailedError names it at the end.
     """
+    _each(context_json, to_play, _play_row)
+
+
+def time_rows(context_json: dict[str, Any]) -> None:
+    """Time every row that has been played, one after the other, and write its record.
+
+    Times are comparable if nothing else runs meanwhile. Errors as of :func:`play_rows`.
+    """
+    _each(context_json, to_time, _time_row)
+
+
+_Step = Callable[[TaskContext, Record, str], None]
+
+
+def _each(
+    context_json: dict[str, Any], todo: Callable[[TaskContext], list[str]], step: _Step
+) -> None:
     context = TaskContext.from_json(context_json)
     use_threads(context.spec.resources.student.cpus)
     best = winner(context)
-    assert best is not None
-    plan = _plan_of(context, best)
     failed = []
-    for method in missing(context):
+    for row in todo(context):
+        assert best is not None
         try:
-            _evaluate_row(plan, best, method, wanted(context, best)[method])
+            step(context, best, row)
         except (ValueError, DivergedError) as error:
-            failed.append(f"{method}: {failure_reason(error)}")
+            failed.append(f"{row}: {failure_reason(error)}")
     if failed:
         raise RowsFailedError("; ".join(failed))
 
 
-def _plan_of(context: TaskContext, best: Record) -> TrialPlan:
-    values = {canonical_path(name): value for name, value in best["params"].items()}
-    return context.trial({p: v for p, v in values.items() if p in context.spec.search})
-
-
-def _evaluate_row(plan: TrialPlan, best: Record, row: str, key: str) -> None:
-    context, where = plan.context, device()
+def _play_row(context: TaskContext, best: Record, row: str) -> None:
+    plan = plan_of_record(context, best)
     method, sampling = parse_row(row)
-    model = _model(plan, best, method)
-    reward = None
-    if method == _GUIDED:
-        sampling = sampling.model_copy(update={"guidance": plan.recipe.policy.guidance})
-        reward, _ = _build(context, "reward", plan.recipe)
-    planner = Planner.load(model.path, where, sampling, reward)
-    executed = plan.recipe.policy.executed_actions
-    count = context.spec.evaluation.final_episodes
-    seeds = range(FINAL_SEED, FINAL_SEED + count)
-    result = evaluate(make_policy(planner, executed_actions=executed), context.dataset, seeds)
-    latency = plan_latency(planner, repetitions=max(_REPETITIONS, _MOST // planner.calls))
-    write_text(context.folder.rows.folder(key) / EPISODES, result.csv())
+    players, own = _players(plan, best, method)
+    guide = _guide(plan, method, sampling)
+    folder = context.folder.rows.folder(wanted(context, best)[row])
+    seeds = range(FINAL_SEED, FINAL_SEED + context.spec.evaluation.final_episodes)
+    play(plan, players, seeds, folder / EPISODES, **guide)
+    confirmed = confirmation(context, best)
+    assert confirmed is not None
+    chosen = row == "ractd"
     record = {
-        "kind": "row",
         **plan.identity(),
-        **model.identity,
+        "training_seed": min(players.paths),
+        **own,
         "method": row,
         "trial": best["key"],
         "status": "completed",
         "reason": None,
-        **model.trained,
-        # Where it was played and timed, which need not be where it was trained.
+        "training_seeds": len(players.paths),
+        "weights": players.weights,
+        **players.trained,
+        "evaluation": summary(folder / EPISODES),
+        "selection_score": best["selection"]["score"] if chosen else None,
+        "confirmation_score": confirmed["confirmation"]["score"] if chosen else None,
+    }
+    # Last: a row has been played where this file is.
+    write_json(folder / PLAYED, record)
+
+
+def _time_row(context: TaskContext, best: Record, row: str) -> None:
+    plan, where = plan_of_record(context, best), device()
+    method, sampling = parse_row(row)
+    players, _ = _players(plan, best, method)
+    # Weights make no difference: one of the students stands for all.
+    planner = Planner.load(
+        players.paths[min(players.paths)], where, **_guide(plan, method, sampling)
+    )
+    latency = plan_latency(planner, repetitions=max(_REPETITIONS, _MOST // planner.calls))
+    key = wanted(context, best)[row]
+    actions = planner.modelled == "actions"
+    record = {
+        "kind": "row",
+        **read_json(context.folder.rows.folder(key) / PLAYED),
+        # Where it was timed, which need not be where it was trained or played.
         "device": where.type,
         # Per window, of which a maze's plan has no number of actions.
         "nfe": planner.calls,
         "reward_gradients": planner.gradients,
-        "executed_actions": executed if planner.modelled == "actions" else None,
-        "evaluation": {
-            "score": result.score,
-            "std": result.std,
-            "episodes": count,
-            "first_seed": FINAL_SEED,
-            "return_mean": float(result.returns.mean()),
-        },
-        "selection_score": best["selection"]["score"] if row == "ractd" else None,
+        "executed_actions": plan.recipe.policy.executed_actions if actions else None,
         "latency_ms": asdict(latency),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -141,37 +180,41 @@ def _evaluate_row(plan: TrialPlan, best: Record, row: str, key: str) -> None:
     context.folder.rows.put(key, record)
 
 
-@dataclass(frozen=True)
-class _RowModel:
-    """A row's model file, what its training took, and what its record says of it."""
+def _guide(plan: TrialPlan, method: str, sampling: Sampling) -> dict[str, Any]:
+    """How a planner samples, and the reward model that guides it, if one does."""
+    if method != _GUIDED:
+        return {"sampling": sampling}
+    guided = sampling.model_copy(update={"guidance": plan.recipe.policy.guidance})
+    return {"sampling": guided, "reward": build_stage(plan.context, "reward", plan.recipe)[0]}
 
-    path: Path
-    trained: dict[str, Any]
-    identity: dict[str, Any]
 
+def _players(plan: TrialPlan, best: Record, method: str) -> tuple[Players, dict[str, Any]]:
+    """The models that ``method`` plays, built if need be, and what a record says of them alone.
 
-def _model(plan: TrialPlan, best: Record, method: str) -> _RowModel:
-    """The model that ``method`` plays, built if need be."""
-    context, taken = plan.context, ("steps", "seconds", "workers")
+    Students of comparison are trained with the winner's training seeds; a teacher and a regression
+    have their own one.
+    """
+    context = plan.context
+    selected = selected_players(context, best)
     if method == "ractd":
-        path = context.folder.trials.folder(best["key"]) / MODEL
-        return _RowModel(path, {key: best[key] for key in taken}, {})
+        return selected, {}
     values = changes(method, plan.recipe)
     recipe = apply(plan.recipe, values)
     kind = stage_of(method)
-    request = context.request(kind, recipe)
-    path, manifest = _build(context, kind, recipe)
-    identity = plan.identity()
-    own: dict[str, Any] = {}
     if kind in ("teacher", "regression"):
-        own["params"] = {"horizon": recipe.window.horizon}
+        params: dict[str, Any] = {"horizon": recipe.window.horizon}
         if method == _GUIDED:
-            own["params"]["guidance"] = recipe.policy.guidance
-        own["training_seed"] = request.definition["config"]["seed"]
-    else:
-        own["params"] = identity["params"] | {label(path): v for path, v in values.items()}
-        own["stages"] = request.parents
-    return _RowModel(path, {key: manifest[key] for key in taken}, own)
+            params["guidance"] = recipe.policy.guidance
+        path, manifest = build_stage(context, kind, recipe)
+        trained = {key: manifest[key] for key in ("steps", "seconds", "workers")}
+        return Players({manifest["config"]["seed"]: path}, trained), {"params": params}
+    identity = plan.identity()
+    own = {
+        "params": identity["params"] | {label(path): v for path, v in values.items()},
+        "stages": context.request(kind, recipe).parents,
+    }
+    seeds = range(min(selected.paths), max(selected.paths) + 1)
+    return build_players(context, kind, recipe, seeds), own
 
 
 def changes(method: str, recipe: Recipe) -> dict[str, Scalar]:
@@ -187,14 +230,3 @@ def changes(method: str, recipe: Recipe) -> dict[str, Scalar]:
         "reward-in-both": {"teacher.reward_weight": weight},
     }
     return by_method.get(method, {})
-
-
-def _build(context: TaskContext, kind: str, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
-    """A stage's model file and manifest, after building it and what it is built from."""
-    for parent in parent_kinds(kind, recipe):
-        _build(context, parent, recipe)
-    request = context.request(kind, recipe)
-    resources = getattr(context.spec.resources, kind, context.spec.resources.student)
-    store = context.folder.store
-    manifest = ensure_stage(store, request, resources, context.folder.scratch)
-    return store.path(request.name), manifest

@@ -1,4 +1,7 @@
-"""JSON lines that a resumed run goes on writing: one row per training step reported."""
+"""JSON lines that a resumed run goes on writing: one row per training step reported.
+
+The rows of several training seeds, one trained after the other, stand one after the other.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from ractd_core.files import write_text
 Row = dict[str, Any]
 
 
-def read_rows(path: Path, up_to: int | None = None) -> list[Row]:
-    """The rows of ``path`` (none if it is absent), those with ``step`` beyond ``up_to`` left out.
+def read_rows(path: Path) -> list[Row]:
+    """The rows of ``path``, none if it is absent.
 
     A line that is not JSON ends the reading: what follows it was never finished.
     """
@@ -27,7 +30,7 @@ def read_rows(path: Path, up_to: int | None = None) -> list[Row]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return rows if up_to is None else [row for row in rows if row["step"] <= up_to]
+    return rows
 
 
 def add_row(path: Path, row: Row) -> None:
@@ -37,7 +40,9 @@ def add_row(path: Path, row: Row) -> None:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add ``row``, replacing any from its step on: those come from a run that was cut short.
+    """Add ``row``, replacing any from its place on: those come from a run that was cut short.
+
+    Its place is its ``training_seed``, if it has one, and its ``step``.
 
     The file is rewritten whole, so a reader never sees a torn line. Numbers that are not finite
     become null.
@@ -46,5 +51,9 @@ def append_row(path: Path, row: Row) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
     }
-    rows = [*read_rows(path, up_to=row["step"] - 1), clean]
+    rows = [*(each for each in read_rows(path) if _place(each) < _place(row)), clean]
     write_text(path, "".join(json.dumps(each) + "\n" for each in rows))
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row.get("training_seed", 0), row["step"]

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from ractd_core.config import Recipe
+from ractd_core.config import CollapseConfig, Recipe
 from ractd_core.files import home, read_json, write_json, write_text
 from ractd_core.stages import parent_kinds
 from ractd_core.tasks import DatasetName, parse_dataset_name
@@ -23,8 +23,16 @@ from sweeps.ledger import Ledger
 from sweeps.search_space import LABELS, Scalar, apply, label, value_at
 from sweeps.spec import SweepSpec, dump_spec, parse_spec
 from sweeps.spec_parts import SELECTION_SEED
-from sweeps.stage_store import StageRequest, StageStore
+from sweeps.stage_store import MODEL, StageRequest, StageStore
 
+ABOUT = "trial.json"
+STOP = "stop"
+CURVE = "curve.jsonl"
+EPISODES = "episodes.csv"
+BEST = "best.safetensors"
+"""Files of a trial; the last one is a student's, with the weights of its curve's best point."""
+
+_COLLAPSE = tuple(f"student.collapse.{name}" for name in CollapseConfig.model_fields)
 _SHOWN = 3
 _ABSENT = "not there"
 _REPORTED = ("ractd", "torch", "ray", "optuna", "gymnasium", "gymnasium-robotics", "mujoco")
@@ -100,6 +108,11 @@ class SweepFolder:
     def rows(self) -> Ledger:
         """Records of the final rows."""
         return Ledger(self.path / "rows")
+
+    @property
+    def confirmations(self) -> Ledger:
+        """Records of the best trials on seeds that the search has not used."""
+        return Ledger(self.path / "confirmations")
 
     @property
     def scratch(self) -> Path:
@@ -235,8 +248,13 @@ class TaskContext:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The task's recipe, before anything is searched."""
-        return self.spec.recipe_of(self.dataset)
+        """The task's recipe, before anything is searched.
+
+        With the pruner ``none`` nothing watches for a collapse, which the students' keys then say.
+        """
+        recipe = self.spec.recipe_of(self.dataset)
+        unwatched = self.spec.pruner.kind == "none"
+        return apply(recipe, dict.fromkeys(_COLLAPSE)) if unwatched else recipe
 
     def trial(self, values: dict[str, Scalar]) -> TrialPlan:
         """The trial with ``values`` at canonical paths."""
@@ -245,7 +263,7 @@ class TaskContext:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """A student to train and to score: its recipe, key and folder."""
+    """Students to train and to score, one per training seed: their recipe, key and folder."""
 
     context: TaskContext
     recipe: Recipe
@@ -253,20 +271,24 @@ class TrialPlan:
 
     @cached_property
     def student(self) -> StageRequest:
-        """The student, with the teacher and the reward model it is built from."""
+        """The first student, with the teacher and the reward model that all are built from."""
         return self.context.request("student", self.recipe)
 
     @cached_property
     def key(self) -> str:
-        """Hash of what defines the record: the student, how it acts and how it is scored."""
-        evaluation = self.context.spec.evaluation
+        """Hash of what defines the record: the students, how they act and how they are scored."""
+        spec = self.context.spec
+        evaluation = spec.evaluation
         return key_of(
             {
                 "student": self.student.definition,
+                "training_seeds": spec.training_seeds,
                 "executed_actions": self.recipe.policy.executed_actions,
                 "every": evaluation.every,
                 "episodes": [evaluation.episodes, evaluation.selection_episodes],
                 "first_seed": SELECTION_SEED,
+                # Of the rule alone this: the scores by every rule are recorded.
+                "keeps_best": self.keeps_best,
             }
         )
 
@@ -275,10 +297,46 @@ class TrialPlan:
         """The trial's folder."""
         return self.context.folder.trials.folder(self.key)
 
+    @property
+    def training_seeds(self) -> range:
+        """The seeds that students are trained with, one after the other."""
+        first = self.recipe.student.seed
+        return range(first, first + self.context.spec.training_seeds)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of a curve's best point are kept, and are those selected."""
+        return self.context.spec.selection.rule == "best"
+
+    def recipe_of(self, training_seed: int) -> Recipe:
+        """The recipe of one student."""
+        return apply(self.recipe, {"student.seed": training_seed})
+
+    def student_folder(self, training_seed: int) -> Path:
+        """Where one student lies."""
+        return self.folder / f"student-{training_seed}"
+
+    def selected(self, training_seed: int) -> Path:
+        """The weights of one student that the selection's rule takes."""
+        return self.student_folder(training_seed) / (BEST if self.keeps_best else MODEL)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all students together."""
+        return len(self.training_seeds) * self.recipe.student.optim.steps
+
+    def overall_step(self, row: dict[str, Any]) -> int:
+        """The step of a row of the curve, counted over all students."""
+        before = self.training_seeds.index(row["training_seed"])
+        step: int = row["step"]
+        return before * self.recipe.student.optim.steps + step
+
     def identity(self) -> dict[str, Any]:
         """The fields that trials and rows share: which data, which values, which stages."""
         task = self.context.dataset.task
-        params = {path: value_at(self.recipe, path) for path in LABELS} | self.values
+        # Where a searched field is not active, the recipe's own value is what was used.
+        searched = (*LABELS, *self.context.spec.search)
+        params = {path: value_at(self.recipe, path) for path in searched} | self.values
         return {
             "sweep": self.context.folder.name,
             "task": task.name,
@@ -290,6 +348,11 @@ class TrialPlan:
             "stages": self.student.parents,
             "training_seed": self.recipe.student.seed,
         }
+
+
+def plan_of(payload: dict[str, Any]) -> TrialPlan:
+    """The plan of a trial from its ``context`` and ``values``, as JSON brings them."""
+    return TaskContext.from_json(payload["context"]).trial(payload["values"])
 
 
 def pin_data(folder: SweepFolder, dataset: str, fingerprint: str) -> None:

@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ractd_core.files import read_json, write_json_once
+from ractd_core.files import FileError, read_json, write_json_once
 
 Record = dict[str, Any]
 RECORD = "record.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Ledger:
-    """Records of one kind (``trials`` or ``rows``) under ``root/KEY/record.json``."""
+    """Records of one kind (trials, confirmations or rows) under ``root/KEY/record.json``.
+
+    Reading raises FileError naming a record that is damaged or another release's.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -28,9 +31,9 @@ class Ledger:
         return self.root / key
 
     def get(self, key: str) -> Record | None:
-        """The record of ``key``, None if there is none; FileError if it cannot be read."""
+        """The record of ``key``, None if there is none."""
         path = self.folder(key) / RECORD
-        return read_json(path) if path.exists() else None
+        return _read(path) if path.exists() else None
 
     def put(self, key: str, record: Record) -> bool:
         """Write the record unless there is one; whether it was written."""
@@ -39,4 +42,14 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.root.glob(f"*/{RECORD}")):
-            yield read_json(path)
+            yield _read(path)
+
+
+def _read(path: Path) -> Record:
+    record: Record = read_json(path)
+    if record.get("schema") != SCHEMA:
+        raise FileError(
+            f"{path}: schema {record.get('schema')}, expected {SCHEMA}: go on with the release "
+            "that wrote it, or start a sweep of another name"
+        )
+    return record

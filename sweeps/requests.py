@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
+from typing import Any
 
 from sweeps.layout import TaskContext
-from sweeps.search_space import Choices, apply, misfit
+from sweeps.search_space import Parameter, apply, parameters, whole_space
 from sweeps.stage_store import StageRequest
 
 
@@ -16,18 +17,27 @@ def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
     trials that need them.
     """
     search, base = context.spec.search, context.recipe
-    rewarded = base.teacher.reward_weight or "teacher.reward_weight" in search
-    read = ("window", kind, *(("reward",) if kind == "teacher" and rewarded else ()))
-    own = {p: v for p, v in search.items() if p.split(".")[0] in read}
-    choices = {p: v.choices for p, v in own.items() if isinstance(v, Choices)}
-    if len(choices) < len(own):
-        return []
-    points = [
-        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
-    ]
-    recipes = [apply(base, point) for point in points if misfit(base, point) is None]
+    own = stage_parameters(search, kind, rewarded=bool(base.teacher.reward_weight))
+    recipes = [apply(base, point) for point in whole_space(base, own)]
     requests = [context.request(kind, recipe) for recipe in recipes]
     return list({request.name: request for request in requests}.values())
+
+
+def stage_parameters(
+    search: Mapping[str, Any], kind: str, *, rewarded: bool = False
+) -> dict[str, Parameter]:
+    """The parameters that decide which stage of ``kind`` a trial asks for, with their conditions.
+
+    ``rewarded``: whether teachers have a reward weight though none is searched.
+    """
+    ordered = parameters(search)
+    rewarded = rewarded or "teacher.reward_weight" in ordered
+    read = ("window", kind, *(("reward",) if kind == "teacher" and rewarded else ()))
+    own = {path for path in ordered if path.split(".")[0] in read}
+    for path in reversed(ordered):
+        if path in own:
+            own |= ordered[path].only_if.keys()
+    return {path: parameter for path, parameter in ordered.items() if path in own}
 
 
 def describe(request: StageRequest) -> str:

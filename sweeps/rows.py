@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, get_args
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from ractd_core.config import Sampling
 from ractd_core.tasks import DatasetName
@@ -58,7 +58,11 @@ def _checked(row: str) -> str:
     return row
 
 
-Row = Annotated[str, AfterValidator(_checked)]
+Row = Annotated[
+    str,
+    AfterValidator(_checked),
+    WithJsonSchema({"type": "string", "pattern": f"^{_ROW.pattern}$"}),
+]
 """A row that :func:`parse_row` reads."""
 
 

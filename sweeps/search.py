@@ -16,11 +16,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ractd_core.files import FileError, read_json, write_text
 from sweeps.jsonl import read_rows
-from sweeps.layout import TaskContext, TrialPlan
+from sweeps.layout import ABOUT, CURVE, STOP, TaskContext, TrialPlan
 from sweeps.ledger import Record
-from sweeps.search_space import Scalar, is_integer, label, misfit, whole_space
-from sweeps.studies import distribution, open_study
-from sweeps.trial import ABOUT, CURVE, STOP, close_trial
+from sweeps.search_space import (
+    Scalar,
+    active,
+    is_active,
+    is_integer,
+    label,
+    misfit,
+    parameters,
+    whole_space,
+)
+from sweeps.studies import distribution, draw, open_study
+from sweeps.trial import close_trial
 
 _ATTEMPTS = 20
 _STATES = {
@@ -46,7 +55,7 @@ class StudySearch:
         spec = context.spec
         self._space = {
             label(path): (path, distribution(parameter, is_integer(context.recipe, path)))
-            for path, parameter in spec.search.items()
+            for path, parameter in parameters(spec.search).items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
         # What has a record: read once, since only this search's own trials add to it.
@@ -100,7 +109,13 @@ class StudySearch:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _ask(self) -> Trial:
-        return self.study.ask({name: dist for name, (_, dist) in self._space.items()})
+        """The study's next trial, with a value for every parameter that is active in it."""
+        trial, values = self.study.ask(), dict[str, Scalar]()
+        for path, parameter in parameters(self.context.spec.search).items():
+            if is_active(parameter, values):
+                name = label(path)
+                values[path] = draw(trial, name, self._space[name][1])
+        return trial
 
     def _is_new(self, params: dict[str, Scalar]) -> bool:
         """Whether a trial with ``params`` is possible and neither done nor under way."""
@@ -130,8 +145,7 @@ class StudySearch:
             warnings.simplefilter("ignore")
             trial.report(result["score"], result["step"])
         # A trial at its last step is about to write its record: stopping it would gain nothing.
-        last = plan.recipe.student.optim.steps * spec.training_seeds
-        if result["step"] < last and trial.should_prune():
+        if result["step"] < plan.steps and trial.should_prune():
             write_text(plan.folder / STOP, _PRUNED[spec.pruner.kind])
 
     def on_trial_complete(
@@ -175,7 +189,8 @@ class StudySearch:
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state == TrialState.WAITING:
                 continue
-            whole = set(frozen.params) == set(self._space)
+            values = self._values(frozen.params)
+            whole = active(self.context.spec.search, values) == set(values)
             if not whole or misfit(self.context.recipe, self._values(frozen.params)):
                 if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
                     self.study.tell(frozen.number, state=TrialState.FAIL)
@@ -214,15 +229,20 @@ class StudySearch:
                 yield {name: about["params"][name] for name in self._space}
 
     def _from_record(self, record: Record) -> FrozenTrial:
-        params = {name: record["params"][name] for name in self._space}
+        values = {path: record["params"][name] for name, (path, _) in self._space.items()}
+        searched = active(self.context.spec.search, values)
+        params = {name: values[path] for name, (path, _) in self._space.items() if path in searched}
+        plan = self.context.trial({path: values[path] for path in searched})
         several = len(self.context.spec.objectives) > 1
         curve = read_rows(self.context.folder.trials.folder(record["key"]) / CURVE)
         return create_trial(
             state=_STATES[record["status"]],
             values=self._objectives(record),
             params=params,
-            distributions={name: dist for name, (_, dist) in self._space.items()},
-            intermediate_values={} if several else {row["step"]: row["score"] for row in curve},
+            distributions={name: self._space[name][1] for name in params},
+            intermediate_values={}
+            if several
+            else {plan.overall_step(row): row["score"] for row in curve},
         )
 
     def _tell(self, number: int, record: Record) -> None:
@@ -233,8 +253,7 @@ class StudySearch:
         """What the study is told of a record: nothing but of trials that completed."""
         if record["status"] != "completed":
             return None
-        found = {"score": record["selection"]["score"], **record.get("objectives", {})}
-        return [found[name] for name in self.context.spec.objectives]
+        return [record["objectives"][name] for name in self.context.spec.objectives]
 
     def _records(self) -> list[Record]:
         task = str(self.context.dataset)

@@ -1,24 +1,29 @@
 """The search space as data: which field of the recipe is searched over which values.
 
 A field is named by its path in the recipe (``student.optim.lr``) or by one of the paper's names.
+What stands there is choices, a range, or one value, which is fixed for all trials. A parameter may
+be conditional on others (``only_if``); where it is not active, the recipe's own value holds. A
+trial is drawn in the order of :func:`parameters`, each one if :func:`is_active` says so by the
+values drawn before it.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
-from ractd_core.config import Config, Recipe
+from ractd_core.config import Config, PositiveFloat, Recipe
 from ractd_core.tasks import near
 
 ALIASES = {
@@ -29,6 +34,8 @@ ALIASES = {
     "ctm_weight": "student.ctm_weight",
     "beta": "student.dsm_weight",
     "dsm_weight": "student.dsm_weight",
+    "history": "window.history",
+    "executed_actions": "policy.executed_actions",
 }
 LABELS = {
     "window.horizon": "horizon",
@@ -39,6 +46,8 @@ LABELS = {
 """What records and the study call a path; other paths are called by themselves."""
 
 _FIRST_FEW = 4
+_GRID_TOLERANCE = 1e-8
+"""In steps, as Optuna has it."""
 _ROWS_ALONE = {"regression.": "regression", "policy.guidance": "teacher-guided"}
 """The beginnings of paths that no trial reads, with the row of comparison that does."""
 
@@ -80,11 +89,38 @@ def field_path(name: str, known: Sequence[str] = FIELDS) -> str:
     raise ValueError(f"{name!r} is not a field of the recipe{near(name, [*ALIASES, *known])}")
 
 
-SearchPath = Annotated[str, AfterValidator(canonical_path)]
+SearchPath = Annotated[
+    str,
+    AfterValidator(canonical_path),
+    WithJsonSchema({"type": "string", "enum": [*ALIASES, *SEARCHABLE]}),
+]
 Scalar = bool | int | float | str | None
 
 
-class Choices(Config):
+def _as_tuple(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+_SCALAR = {"type": ["boolean", "number", "string", "null"]}
+Allowed = Annotated[
+    tuple[Scalar, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple),
+    WithJsonSchema({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}),
+]
+"""One value or several."""
+
+
+class _Conditional(Config):
+    """``only_if`` names searched parameters, and the values with which this one is searched too.
+
+    All of them must hold, so where one of them is not active, this one is not either.
+    """
+
+    only_if: dict[SearchPath, Allowed] = Field(default_factory=dict)
+
+
+class Choices(_Conditional):
     """A categorical parameter."""
 
     choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
@@ -94,12 +130,16 @@ class Choices(Config):
         return self.choices
 
 
-class Range(Config):
-    """A number between ``low`` and ``high``, uniform or (``log``) uniform in its logarithm."""
+class Range(_Conditional):
+    """A number between ``low`` and ``high``, uniform or (``log``) uniform in its logarithm.
+
+    ``step`` keeps to ``low`` and whole steps from it.
+    """
 
     low: float
     high: float
     log: bool = False
+    step: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -107,24 +147,95 @@ class Range(Config):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"a log range must begin above 0, found low {self.low}")
+        if self.step is None:
+            return self
+        if self.log:
+            raise ValueError("a log range has no step: leave out one of the two")
+        if not self._on_grid(self.high):
+            raise ValueError(
+                f"high {self.high:g} must be a whole number of steps of {self.step:g} above low "
+                f"{self.low:g}"
+            )
         return self
 
     def samples(self, integer: bool) -> tuple[Scalar, ...]:
         """Both ends and, of whole numbers, the first few: a search would draw those too."""
         if not integer:
             return (self.low, self.high)
-        low, high = int(self.low), int(self.high)
-        return (*range(low, min(high, low + _FIRST_FEW)), high)
+        broken = [end for end in (self.low, self.high, self.step or 1) if end % 1]
+        if broken:
+            return tuple(broken)  # each of which the field itself refuses
+        return (*self.integers()[:_FIRST_FEW], int(self.high))
+
+    def integers(self) -> range:
+        """The values where the field takes whole numbers only."""
+        return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+
+    def has(self, value: float) -> bool:
+        """Whether ``value`` can be drawn."""
+        return self.low <= value <= self.high and (self.step is None or self._on_grid(value))
+
+    def _on_grid(self, value: float) -> bool:
+        steps = (value - self.low) / (self.step or 1.0)
+        return abs(steps - round(steps)) < _GRID_TOLERANCE
 
 
 def _shape(value: Any) -> str:
-    given = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
-    return "choices" if "choices" in given else "range"
+    if isinstance(value, bool | int | float | str | None):
+        return "fixed"
+    given = value if isinstance(value, dict | list) else getattr(value, "model_fields_set", ())
+    return "choices" if "choices" in given or isinstance(value, list) else "range"
 
 
-Parameter = Annotated[
-    Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")], Discriminator(_shape)
+Parameter = Choices | Range
+SearchEntry = Annotated[
+    Annotated[Choices, Tag("choices")]
+    | Annotated[Range, Tag("range")]
+    | Annotated[Scalar, Tag("fixed")],
+    Discriminator(_shape),
 ]
+"""What stands at a path: a parameter, or the value that the path has in every trial."""
+
+
+def parameters(search: Mapping[str, Any]) -> dict[str, Parameter]:
+    """What is searched by canonical path, each parameter after those that it is conditional on.
+
+    Raises ValueError, naming them, if parameters wait for each other.
+    """
+    waiting = {path: p for path, p in search.items() if isinstance(p, Parameter)}
+    placed: dict[str, Parameter] = {}
+    while waiting:
+        ready = next(
+            (path for path, p in waiting.items() if not p.only_if.keys() & waiting.keys()), None
+        )
+        if ready is None:
+            raise ValueError(f"{', '.join(waiting)} wait for each other")
+        placed[ready] = waiting.pop(ready)
+    return placed
+
+
+def fixed(search: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The values that hold for all trials, by canonical path."""
+    return {path: value for path, value in search.items() if not isinstance(value, Parameter)}
+
+
+def is_active(parameter: Parameter, values: Mapping[str, Scalar]) -> bool:
+    """Whether ``parameter`` is searched, given the values of the active ones before it."""
+    return all(
+        other in values and values[other] in allowed for other, allowed in parameter.only_if.items()
+    )
+
+
+def active(search: Mapping[str, Any], values: Mapping[str, Scalar]) -> set[str]:
+    """The paths that are searched in a trial with ``values``.
+
+    These may hold more; what depends on a value that is not there is not active.
+    """
+    found: set[str] = set()
+    for path, parameter in parameters(search).items():
+        if is_active(parameter, {other: values[other] for other in values.keys() & found}):
+            found.add(path)
+    return found
 
 
 def apply(recipe: Recipe, values: dict[str, Scalar]) -> Recipe:
@@ -167,17 +278,40 @@ def misfit(recipe: Recipe, values: dict[str, Scalar]) -> str | None:
     return None
 
 
-def whole_space(recipe: Recipe, search: dict[str, Any]) -> Iterator[dict[str, Scalar]]:
-    """Every point of a space of choices that fits the recipe; nothing if a parameter is a range.
+def finite(recipe: Recipe, path: str, parameter: Parameter) -> Sequence[Scalar] | None:
+    """All values of ``parameter``; None for a range of real numbers."""
+    if isinstance(parameter, Choices):
+        return parameter.choices
+    return parameter.integers() if is_integer(recipe, path) else None
 
-    Points are by the keys of ``search``, which must be canonical paths.
+
+def is_finite(recipe: Recipe, search: Mapping[str, Any]) -> bool:
+    """Whether there is no range of real numbers in the space."""
+    return all(finite(recipe, path, p) is not None for path, p in parameters(search).items())
+
+
+def whole_space(recipe: Recipe, search: Mapping[str, Any]) -> Iterator[dict[str, Scalar]]:
+    """Every point of a finite space that fits the recipe; nothing if it is not finite.
+
+    Points are by canonical path and hold the active parameters alone.
     """
-    choices = [p.choices for p in search.values() if isinstance(p, Choices)]
-    if not search or len(choices) < len(search):
-        return
-    for values in itertools.product(*choices):
-        point = dict(zip(search, values, strict=True))
-        if misfit(recipe, point) is None:
+    points: Iterator[dict[str, Scalar]] = iter([{}] if is_finite(recipe, search) else [])
+    for path, parameter in parameters(search).items():
+        points = _spread(points, path, parameter, finite(recipe, path, parameter) or ())
+    return (point for point in points if misfit(recipe, point) is None)
+
+
+def _spread(
+    points: Iterator[dict[str, Scalar]],
+    path: str,
+    parameter: Parameter,
+    values: Sequence[Scalar],
+) -> Iterator[dict[str, Scalar]]:
+    """Each point with every value of one more parameter, or as it is where that is not active."""
+    for point in points:
+        if is_active(parameter, point):
+            yield from ({**point, path: value} for value in values)
+        else:
             yield point
 
 
@@ -195,4 +329,4 @@ def contains(parameter: Parameter, value: Any) -> bool:
     if isinstance(parameter, Choices):
         return value in parameter.choices
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and parameter.low <= value <= parameter.high
+    return number and parameter.has(value)

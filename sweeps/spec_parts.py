@@ -4,15 +4,41 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from ractd_core.config import Config, NonNegative, Positive, PositiveFloat
 from ractd_core.data.generate import LocalRecipe
+from ractd_core.recipes import Family
+from ractd_core.tasks import expand_datasets
+from sweeps.search_space import Scalar, SearchPath
 
 SELECTION_SEED = 10_000
 CONFIRMATION_SEED = 500_000
 FINAL_SEED = 1_000_000
 """Search, confirmation and final evaluation draw episode seeds from ranges that never meet."""
+
+
+def _dataset(value: str) -> str:
+    refusals = [name.refusal for name in expand_datasets(value) if name.refusal is not None]
+    if refusals:
+        raise ValueError("; ".join(refusals))
+    return value
+
+
+Dataset = Annotated[str, AfterValidator(_dataset)]
+
+Objective = Literal["score", "seconds", "latency_ms"]
+"""What a search improves: the selection score, and if asked beside it training time or latency."""
+
+PointName = Literal["default", Family]
+Point = Annotated[
+    Annotated[PointName, Tag("named")] | Annotated[dict[SearchPath, Scalar], Tag("values")],
+    Discriminator(lambda value: "values" if isinstance(value, dict) else "named"),
+]
+"""A trial to begin with: values of searched fields, or those that a recipe has for all of them.
+
+``default`` is the task's recipe in this sweep, ``released`` and its like that of another family.
+"""
 
 
 class DataSpec(Config):

@@ -16,13 +16,12 @@ from ractd_core.files import FileError, read_json
 from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
-from sweeps.layout import StorageError, SweepFolder, TaskContext
+from sweeps.layout import ABOUT, EPISODES, StorageError, SweepFolder, TaskContext
 from sweeps.ledger import Record
 from sweeps.pace import trials_per_hour
 from sweeps.requests import stage_requests
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import DIVERGED, MANIFEST
-from sweeps.trial import ABOUT, EPISODES
 
 _SHARED = ("reward", "teacher")
 _HOUR = 3600.0

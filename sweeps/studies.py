@@ -14,11 +14,12 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial
 
 from ractd_core.files import write_bytes
 from sweeps.canonical import key_of
 from sweeps.layout import TaskContext
-from sweeps.search_space import Choices, Parameter
+from sweeps.search_space import Choices, Parameter, Scalar, parameters
 from sweeps.spec import SweepSpec
 from sweeps.spec_parts import PrunerSpec, SamplerSpec
 
@@ -33,7 +34,8 @@ def open_study(context: TaskContext) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec = context.spec
-    space = {path: each.model_dump(mode="json") for path, each in spec.search.items()}
+    searched = parameters(spec.search)
+    space = {path: each.model_dump(mode="json") for path, each in searched.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
@@ -97,8 +99,20 @@ def distribution(parameter: Parameter, integer: bool) -> BaseDistribution:
     if isinstance(parameter, Choices):
         return CategoricalDistribution(list(parameter.choices))
     if integer:
-        return IntRange(int(parameter.low), int(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        step = int(parameter.step or 1)
+        return IntRange(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def draw(trial: Trial, name: str, dist: BaseDistribution) -> Scalar:
+    """The trial's value of one parameter: enqueued, or suggested by the study's sampler."""
+    if isinstance(dist, CategoricalDistribution):
+        chosen: Scalar = trial.suggest_categorical(name, dist.choices)
+        return chosen
+    limits = {"low": dist.low, "high": dist.high, "log": dist.log, "step": dist.step}
+    if isinstance(dist, IntRange):
+        return int(trial.suggest_int(name, **limits))
+    return float(trial.suggest_float(name, **limits))
 
 
 def mend_journal(path: Path) -> None:

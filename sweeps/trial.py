@@ -1,49 +1,44 @@
-"""One trial: teacher and reward from the store, student, evaluation, diagnostics, record."""
+"""One trial: teacher and reward from the store, its students, and the record of how it ended."""
 
 from __future__ import annotations
 
-import time
+import gc
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import pandas as pd
 import torch
 from filelock import FileLock
 
-from ractd_core.data.flat import FlatDataset
-from ractd_core.data.store import load
-from ractd_core.diagnostics import diagnose
-from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_json, write_text
-from ractd_core.policy import Planner, make_policy
-from ractd_core.stages import Model, load_model, make_stage
-from ractd_core.training import DivergedError, Metrics, Trainer
 from sweeps.build import ensure_stage
-from sweeps.jsonl import Row, append_row, read_rows
-from sweeps.layout import TaskContext, TrialPlan, versions
+from sweeps.episodes import played, summary
+from sweeps.jsonl import read_rows
+from sweeps.layout import ABOUT, CURVE, EPISODES, STOP, TrialPlan, plan_of, versions
 from sweeps.ledger import Record
-from sweeps.spec_parts import SELECTION_SEED
-from sweeps.stage_store import MODEL
-from sweeps.workers import Payload, Report, device, run_on_workers
-
-CURVE = "curve.jsonl"
-EPISODES = "episodes.csv"
-DIAGNOSTICS = "diagnostics.json"
-CHECKPOINT = "checkpoint.safetensors"
-STOP = "stop"
-ABOUT = "trial.json"
-_REASON_LENGTH = 300
-_QUANTILES = (5, 25, 50, 75, 95)
+from sweeps.selection import selection
+from sweeps.students import (
+    CHECKPOINT,
+    DIAGNOSTICS,
+    LATENCY,
+    RETRY,
+    micro_batch,
+    over_time,
+    reported,
+    spent,
+    train_students,
+)
+from sweeps.workers import Payload, Report, device, failure_reason, is_out_of_memory, run_on_workers
 
 
 def run_trial(payload: Payload, report: Report) -> None:
     """Take the trial that ``payload`` describes to its record.
 
-    What goes wrong inside the trial (a loss that is not finite, an error) becomes a FAILED record
-    with its reason, so that the sweep goes on; only trouble with the storage is raised. A trial
-    that has a record is not run again: its scores are reported as they were.
+    What goes wrong inside the trial (a loss that is not finite, an error, memory that does not
+    suffice even for half the rows at a time, its time being over) becomes a FAILED record with its
+    reason, so that the sweep goes on; only trouble with the storage is raised. A trial that has a
+    record is not run again: its scores are reported as they were.
     """
     plan = plan_of(payload)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -55,26 +50,15 @@ def run_trial(payload: Payload, report: Report) -> None:
 def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
     if plan.context.folder.trials.get(plan.key) is not None:
         for row in read_rows(plan.folder / CURVE):
-            report(row)
+            report(reported(plan, row))
         return
     write_json(plan.folder / ABOUT, {"number": payload["number"], **plan.identity()})
-    spec = plan.context.spec
-    scratch = plan.context.folder.scratch
     try:
-        for kind in plan.student.parents:
-            stage = plan.context.request(kind, plan.recipe)
-            # A trial in a process of its own holds its CPUs while it builds: asking for more could
-            # wait for ever. Resources do not change a stage's result.
-            student, own = spec.resources.student, getattr(spec.resources, kind)
-            if student.workers == 1:
-                held = student.model_dump(include={"workers", "cpus", "gpus"})
-                own = own.model_copy(update=held)
-            ensure_stage(plan.context.folder.store, stage, own, scratch)
-        run_on_workers(train_student, payload, spec.resources.student, scratch, report)
-        if (plan.folder / EPISODES).exists():
-            close_trial(plan, payload["number"], "completed")
-        else:
-            close_trial(plan, payload["number"], "pruned", (plan.folder / STOP).read_text())
+        # One that was killed after it had been asked to stop has no more to do.
+        if not (plan.folder / STOP).exists():
+            _build_parents(plan)
+            _train(plan, payload, report)
+        close_trial(plan, payload["number"], *_ending(plan))
     except OSError:
         raise
     except Exception as error:
@@ -82,111 +66,61 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
         close_trial(plan, payload["number"], "failed", failure_reason(error))
 
 
-def failure_reason(error: Exception) -> str:
-    """One line for people; the whole traceback lies in ``error.txt``."""
-    if isinstance(error, DivergedError):
-        return f"diverged: {error}"
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]
+def _build_parents(plan: TrialPlan) -> None:
+    spec, folder = plan.context.spec, plan.context.folder
+    for kind in plan.student.parents:
+        stage = plan.context.request(kind, plan.recipe)
+        # A trial in a process of its own holds its CPUs while it builds: asking for more could
+        # wait for ever. Resources do not change a stage's result.
+        student, own = spec.resources.student, getattr(spec.resources, kind)
+        if student.workers == 1:
+            held = student.model_dump(include={"workers", "cpus", "gpus"})
+            own = own.model_copy(update=held)
+        ensure_stage(folder.store, stage, own, folder.scratch)
 
 
-def plan_of(payload: Payload) -> TrialPlan:
-    """The plan of a trial from its ``context``, ``values`` and ``number``."""
-    return TaskContext.from_json(payload["context"]).trial(payload["values"])
+def _train(plan: TrialPlan, payload: Payload, report: Report) -> None:
+    """Train the students; if memory does not suffice, once more with half the rows at a time.
 
-
-def train_student(payload: Payload, report: Report) -> None:
-    """Train and score the student; several workers share the episodes, and worker 0 writes.
-
-    Leaves ``curve.jsonl``, ``model.safetensors``, ``diagnostics.json`` and ``episodes.csv`` (the
-    selection episodes) in the trial's folder, and a checkpoint after every row of the curve. Once a
-    file ``stop`` is there, training ends after the next row and nothing else is written. Asking is
-    better than killing: Ray Train's workers outlive a trial that is killed and keep their
-    resources.
+    The batch of a step stays what it is, and training goes on from the last checkpoint.
     """
-    plan, where = plan_of(payload), device()
-    spec, store = plan.context.spec.evaluation, plan.context.folder.store
-    resources = plan.context.spec.resources.student
-    parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
-    data = load(plan.context.dataset, plan.context.fingerprint)
-    stage, normalizers = make_stage("student", plan.recipe, data, parents, where)
-    trainer = Trainer(
-        stage,
-        stage.optim,
-        seed=stage.seed,
-        device=where,
-        checkpoint=plan.folder / CHECKPOINT,
-        identity=plan.key,
-        micro_batch=resources.micro_batch,
-        compile=resources.compile,
-    )
-    for row in read_rows(plan.folder / CURVE, up_to=trainer.step):
-        report(row)
-    clock = time.monotonic()
-
-    def play(model: Model, episodes: int, *, record: bool = False) -> Evaluation:
-        executed = plan.recipe.policy.executed_actions
-        policy = make_policy(Planner(model, where), executed_actions=executed)
-        seeds = selection_seeds(episodes)
-        return evaluate(policy, plan.context.dataset, seeds, record=record)
-
-    def score(trainer: Trainer, metrics: Metrics) -> bool:
-        nonlocal clock
-        row: Row = {"step": trainer.step, **metrics}
-        result = play(stage.result(trainer.ema, normalizers), spec.episodes)
-        if trainer.rank == 0:
-            row |= {"score": result.score, "score_std": result.std, "episodes": spec.episodes}
-            row |= {"seconds": time.monotonic() - clock, "device": where.type}
-            append_row(plan.folder / CURVE, row)
-        clock = time.monotonic()
-        report(row)
-        return (plan.folder / STOP).exists()
-
-    trainer.run(every=spec.every, callback=score)
-    if trainer.step == stage.optim.steps:
-        model = stage.result(trainer.ema, normalizers)
-        result = play(model, spec.selection_episodes, record=True)
-        if trainer.rank == 0:
-            model.save(plan.folder / MODEL)
-            found = _diagnostics(plan, model, parents, data, result, where)
-            write_json(plan.folder / DIAGNOSTICS, found)
-            # Last: a trial is complete where this file is.
-            write_text(plan.folder / EPISODES, result.csv())
-
-
-def _diagnostics(
-    plan: TrialPlan,
-    model: Model,
-    parents: dict[str, Path],
-    data: FlatDataset,
-    result: Evaluation,
-    where: torch.device,
-) -> dict[str, Any]:
-    """What :func:`ractd_core.diagnostics.diagnose` finds, or under ``failed`` why it could not.
-
-    A score is worth having without its explanation; only trouble with the storage is raised.
-    """
+    resources, scratch = plan.context.spec.resources.student, plan.context.folder.scratch
     try:
-        reward, teacher = (load_model(parents[k], k, device=where) for k in ("reward", "teacher"))
-        return {**diagnose(model, reward, teacher, data, result.dataset(), plan.recipe, where)}
-    except OSError:
-        raise
+        run_on_workers(train_students, payload, resources, scratch, report)
     except Exception as error:
-        return {"failed": failure_reason(error)}
+        share = plan.recipe.student.optim.batch_size // resources.workers
+        half = min(micro_batch(plan) or share, share) // 2
+        if not is_out_of_memory(error) or half == 0 or (plan.folder / RETRY).exists():
+            raise
+        write_json(plan.folder / RETRY, {"micro_batch": half, "reason": failure_reason(error)})
+    else:
+        return
+    # Out here nothing holds on to the frames in which memory was short.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    run_on_workers(train_students, payload, resources, scratch, report)
 
 
-def selection_seeds(episodes: int) -> range:
-    """Seeds of the search; final evaluation never uses them."""
-    return range(SELECTION_SEED, SELECTION_SEED + episodes)
+def _ending(plan: TrialPlan) -> tuple[str, str | None]:
+    """Status and reason of a trial that ended by itself."""
+    if set(plan.training_seeds) <= played(plan.folder / EPISODES):
+        return "completed", None
+    if (plan.folder / STOP).exists():
+        return "pruned", (plan.folder / STOP).read_text()
+    assert over_time(plan)
+    limit = plan.context.spec.budget.trial_hours
+    return "failed", f"timed out after {spent(plan) / 3600:.3g} h (budget.trial_hours {limit:g})"
 
 
 def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = None) -> None:
-    """Write the trial's record from what lies in its folder, then drop its checkpoint."""
+    """Write the trial's record from what lies in its folder, then drop its checkpoints."""
     rows = read_rows(plan.folder / CURVE)
     resources = plan.context.spec.resources.student
-    now = datetime.now(UTC)
-    seconds = sum(row["seconds"] for row in rows)
-    found = plan.folder / DIAGNOSTICS
+    completed = status == "completed"
+    scored = _selection(plan) if completed else None
+    seconds = round(spent(plan), 3)
+    retry = plan.folder / RETRY
     record: Record = {
         "kind": "trial",
         **plan.identity(),
@@ -194,26 +128,43 @@ def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = 
         "number": number,
         "status": status,
         "reason": reason,
-        "steps": rows[-1]["step"] if rows else 0,
-        "seconds": round(seconds, 3),
+        "training_seeds": len(plan.training_seeds),
+        "steps": plan.overall_step(rows[-1]) if rows else 0,
+        "seconds": seconds,
         "device": rows[-1]["device"] if rows else device().type,
         "workers": resources.workers,
-        "selection": _selection(plan) if status == "completed" else None,
-        "diagnostics": read_json(found) if found.exists() else None,
-        "finished": now.isoformat(timespec="seconds"),
+        "retries": [read_json(retry)] if retry.exists() else [],
+        "selection": scored,
+        "objectives": _objectives(plan, scored["score"], seconds) if scored else None,
+        "diagnostics": _diagnostics(plan),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
     plan.context.folder.trials.put(plan.key, record)
-    (plan.folder / CHECKPOINT).unlink(missing_ok=True)
+    for seed in plan.training_seeds:
+        (plan.student_folder(seed) / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _selection(plan: TrialPlan) -> dict[str, Any]:
-    scores = pd.read_csv(plan.folder / EPISODES)["score"]
-    return {
-        "rule": "last",
-        "score": float(scores.mean()),
-        "std": float(scores.std()) if len(scores) > 1 else 0.0,
-        "episodes": len(scores),
-        "first_seed": SELECTION_SEED,
-        **{f"q{share:02d}": float(scores.quantile(share / 100)) for share in _QUANTILES},
-    }
+    rows, last = read_rows(plan.folder / CURVE), summary(plan.folder / EPISODES)
+    return selection(plan.context.spec.selection, rows, last)
+
+
+def _objectives(plan: TrialPlan, score: float, seconds: float) -> dict[str, float]:
+    """What the search is to improve; seconds are of training, and of playing on the way."""
+    found = {"score": score, "seconds": seconds}
+    if "latency_ms" in plan.context.spec.objectives:
+        files = [plan.student_folder(seed) / LATENCY for seed in plan.training_seeds]
+        found["latency_ms"] = fmean(read_json(path)["median"] for path in files)
+    return {name: found[name] for name in plan.context.spec.objectives}
+
+
+def _diagnostics(plan: TrialPlan) -> dict[str, Any] | None:
+    """Means over the students that have been diagnosed; None if none has, or why one could not."""
+    files = [plan.student_folder(seed) / DIAGNOSTICS for seed in plan.training_seeds]
+    found = [read_json(path) for path in files if path.exists()]
+    failed = [each for each in found if "failed" in each]
+    if failed or not found:
+        return failed[0] if failed else None
+    values = {name: [each[name] for each in found if each[name] is not None] for name in found[0]}
+    return {name: fmean(numbers) if numbers else None for name, numbers in values.items()}

@@ -24,6 +24,10 @@ Report = Callable[[Row], None]
 Payload = dict[str, Any]
 Work = Callable[[Payload, Report], None]
 
+_NO_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch's allocators say, on an accelerator and on the CPU."""
+_REASON_LENGTH = 300
+
 TRAIN_ENVIRONMENT = {
     # Every report waits for the controller's next look at its workers; 2 s is the default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -42,6 +46,21 @@ def use_threads(cpus: float) -> None:
     torch.set_num_threads(max(1, int(cpus)))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, an accelerator's or the machine's."""
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def failure_reason(error: BaseException) -> str:
+    """One line for people, at most 300 characters."""
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, DivergedError):
+        return f"diverged: {text}"
+    kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
+    return f"{kind}: {text}"[:_REASON_LENGTH]
+
+
 def run_on_workers(
     work: Work,
     payload: Payload,
@@ -52,7 +71,8 @@ def run_on_workers(
     """Call ``work(payload, report)`` on ``resources.workers`` processes and wait for its end.
 
     Rank 0's rows reach ``report``, which must be Tune's own when given and there are several
-    workers. ``scratch`` takes Ray Train's files. Raises what ``work`` raised.
+    workers. ``scratch`` takes Ray Train's files. Raises what ``work`` raised; from several workers
+    DivergedError and MemoryError, and Ray's own errors for all others.
     """
     if resources.workers == 1:
         use_threads(resources.cpus)
@@ -73,19 +93,26 @@ def _run_train(
     gpus = resources.gpus > 0
     # Resuming is our checkpoints' business: a name of its own keeps Train from restoring.
     name = f"train-{uuid.uuid4().hex[:8]}"
-    diverged = scratch / f"{name}.diverged"
+    diverged, memory = scratch / f"{name}.diverged", scratch / f"{name}.memory"
 
     def loop(config: Payload) -> None:
         use_threads(resources.cpus)
         if gpus:
             # A worker sees all GPUs that the job holds on its node; this one is its own.
             torch.cuda.set_device(get_device())
+        if memory.exists():
+            return  # Started again, which would only end as before.
         # Every worker must report, so that none runs ahead; rank 0's rows are the ones kept.
         try:
             work(config, (lambda row: train.report(row)) if forward else (lambda row: None))
         except DivergedError as error:
             # All workers see it at the same step. Raised here, it would only be tried again.
             write_text(diverged, str(error))
+        except Exception as error:
+            # One worker may be alone with it: raised, it ends the others, who would wait for ever.
+            if is_out_of_memory(error):
+                write_text(memory, str(error))
+            raise
 
     TorchTrainer(
         loop,
@@ -107,3 +134,5 @@ def _run_train(
     ).fit()
     if diverged.exists():
         raise DivergedError(diverged.read_text())
+    if memory.exists():
+        raise MemoryError(memory.read_text())

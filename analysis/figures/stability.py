@@ -21,9 +21,10 @@ _FAILED_COLOUR = "#d64545"
 
 @dataclass(frozen=True)
 class StabilityLine:
-    """One trial's curve; scores are normalized, NaN where an evaluation gave none."""
+    """A trial's curve with one training seed; scores are normalized, NaN where there was none."""
 
     number: int
+    training_seed: int
     status: str
     horizon: int
     ctm_weight: float
@@ -52,15 +53,18 @@ class StabilityInfo:
 
 def stability_info(sweep: Sweep, dataset: str) -> StabilityInfo:
     """The stability figure's numbers for the trials on `dataset`, in order of trial number."""
-    curves = sweep.curves[sweep.curves["dataset"] == dataset].sort_values(["number", "step"])
+    curves = sweep.curves[sweep.curves["dataset"] == dataset].sort_values(
+        ["number", "training_seed", "step"]
+    )
     lines = []
-    for _, curve in curves.groupby("key", sort=False):
+    for _, curve in curves.groupby(["key", "training_seed"], sort=False):
         if curve["score"].isna().all():
             continue
         first = curve.iloc[0]
         lines.append(
             StabilityLine(
                 number=int(first["number"]),
+                training_seed=int(first["training_seed"]),
                 status=str(first["status"]),
                 horizon=int(first["horizon"]),
                 ctm_weight=float(first["ctm_weight"]),
@@ -72,11 +76,15 @@ def stability_info(sweep: Sweep, dataset: str) -> StabilityInfo:
         )
     trials = int((sweep.trials["dataset"] == dataset).sum())
     horizons = tuple(sorted({line.horizon for line in lines}))
-    return StabilityInfo(dataset, horizons, tuple(lines), trials - len(lines))
+    drawn = {line.number for line in lines}
+    return StabilityInfo(dataset, horizons, tuple(lines), trials - len(drawn))
 
 
 def plot_stability(info: StabilityInfo) -> go.Figure:
-    """One line per trial, one column per horizon; σ = 0 is grey, an x ends a pruned trial."""
+    """One line per trial and training seed, one column per horizon.
+
+    σ = 0 is grey, an x ends a pruned trial.
+    """
     figure = make_subplots(
         rows=1,
         cols=max(1, len(info.horizons)),
@@ -103,7 +111,8 @@ def plot_stability(info: StabilityInfo) -> go.Figure:
 
 def _curve(line: StabilityLine, colour: str) -> go.Scatter:
     hover = (
-        f"trial {line.number} ({line.status})<br>α {line.ctm_weight:g}  β {line.dsm_weight:g}  "
+        f"trial {line.number}, training seed {line.training_seed} ({line.status})"
+        f"<br>α {line.ctm_weight:g}  β {line.dsm_weight:g}  "
         f"σ {line.reward_weight:g}  horizon {line.horizon}"
         "<br>step %{x}: score %{y:.1f}<extra></extra>"
     )

@@ -10,11 +10,10 @@ from typing import Any
 
 from ractd_core.files import FileError, read_json
 from sweeps.jsonl import Row, read_rows
-from sweeps.layout import SweepFolder
+from sweeps.layout import ABOUT, CURVE, SweepFolder
 from sweeps.ledger import Ledger, Record
 from sweeps.spec import dump_spec
 from sweeps.trackers.protocol import End, Entry, Point, Tracker
-from sweeps.trial import ABOUT, CURVE
 
 _NO_VALUES = {"step", "training_seed"}
 _RESULTS = ("selection", "objectives", "evaluation", "latency_ms")

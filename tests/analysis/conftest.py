@@ -73,6 +73,7 @@ class SweepBuilder:
         key = f"{number:04d}abcd"
         selection = {"rule": "last", "score": 130.0 + number, "std": 12.0}
         selection |= {"episodes": 50, "first_seed": 10_000}
+        selection |= dict.fromkeys(("last", "best", "mean_of_last"), 130.0 + number)
         weights = {"ctm_weight": 1.0, "dsm_weight": 1.0, "reward_weight": sigma}
         record = self._common("trial", key) | {
             "method": "ractd",
@@ -99,6 +100,7 @@ class SweepBuilder:
         latency: float | None = 0.9,
         selection_score: float | None = None,
         key: str | None = None,
+        training_seeds: Sequence[int] = (0,),
         **fields: Any,
     ) -> Path:
         weights = {"ctm_weight": 1.0, "dsm_weight": 1.0, "reward_weight": 1e-4}
@@ -106,6 +108,9 @@ class SweepBuilder:
             "method": method,
             "trial": None,
             "status": "completed",
+            "training_seed": min(training_seeds),
+            "training_seeds": len(training_seeds),
+            "weights": "last",
             "params": {"horizon": 160} | (weights if method == "ractd" else {}),
             "nfe": nfe,
             "evaluation": {
@@ -121,13 +126,38 @@ class SweepBuilder:
         record |= fields
         folder = self.folder / "rows" / str(record["key"])
         self._json(folder / "record.json", record)
-        lines = [f"{1_000_000 + i},{2 * s},{s},300\n" for i, s in enumerate(scores)]
-        (folder / "episodes.csv").write_text("seed,return,score,length\n" + "".join(lines))
+        lines = [
+            f"{training_seed},{1_000_000 + i},{2 * (score + place)},{score + place},300\n"
+            for place, training_seed in enumerate(training_seeds)
+            for i, score in enumerate(scores)
+        ]
+        header = "training_seed,seed,return,score,length\n"
+        (folder / "episodes.csv").write_text(header + "".join(lines))
         return folder
+
+    def confirmation(
+        self, number: int, score: float | None, selected: float = 140.0, **fields: Any
+    ) -> None:
+        """Of the trial `number`; without a score it has failed."""
+        found: dict[str, Any] = {"score": score, "episodes": 50, "first_seed": 500_000}
+        found["seeds"] = [{"training_seed": 0, "score": score}]
+        record = self._common("confirmation", f"confirmation{number}") | {
+            "method": "ractd",
+            "number": number,
+            "trial": f"{number:04d}abcd",
+            "status": "completed" if score is not None else "failed",
+            "params": {"horizon": 160},
+            "retrain": 0,
+            "selection_score": selected,
+            "confirmation": None if score is None else found,
+            "gap": None if score is None else selected - score,
+        }
+        record |= fields
+        self._json(self.folder / "confirmations" / str(record["key"]) / "record.json", record)
 
     def _common(self, kind: str, key: str) -> dict[str, Any]:
         return {
-            "schema": 1,
+            "schema": 2,
             "kind": kind,
             "key": key,
             "sweep": self.name,
@@ -139,6 +169,7 @@ class SweepBuilder:
             "reason": None,
             "stages": {},
             "training_seed": 0,
+            "training_seeds": 1,
             "steps": 600,
             "seconds": 12.3,
             "device": "cpu",
@@ -148,7 +179,13 @@ class SweepBuilder:
     @staticmethod
     def _point(step: int, score: float | None) -> dict[str, Any]:
         losses = {"loss": 0.4, "ctm": 0.1, "dsm": 0.3, "reward": -2.0, "grad_norm": 1.2}
-        return {"step": step, "score": score, "score_std": 20.2, "episodes": 20} | losses
+        return {
+            "training_seed": 0,
+            "step": step,
+            "score": score,
+            "score_std": 20.2,
+            "episodes": 20,
+        } | losses
 
     @staticmethod
     def _json(path: Path, value: object) -> None:

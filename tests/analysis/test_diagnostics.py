@@ -34,6 +34,7 @@ FOUND: Diagnostics = {
     "coverage_high_own": 0.8,
 }
 SELECTION: dict[str, Any] = {"rule": "last", "std": 1.0, "episodes": 50, "first_seed": 10_000}
+SELECTION |= dict.fromkeys(("last", "best", "mean_of_last"), 9.0)
 QUANTILES = {"q05": 1.0, "q25": 2.0, "q50": 3.0, "q75": 4.0, "q95": 5.0}
 
 
@@ -75,6 +76,16 @@ def test_the_table_is_of_each_datasets_best_trial(builder: SweepBuilder) -> None
     assert table["dataset"].tolist() == ["local/a", "local/b"]
     assert table["number"].tolist() == [3, 1]
     assert table["gain"].tolist() == [3.0, 1.0]
+
+
+def test_the_table_is_of_the_trial_that_was_confirmed_best(builder: SweepBuilder) -> None:
+    for number in range(4):
+        builder.trial(number, diagnostics=FOUND | {"gain": float(number)})
+    # By the search alone the last one is the best.
+    for number, score in ((3, None), (2, 100.0), (1, 120.0)):
+        builder.confirmation(number, score)
+    table = diagnostics_table(load_sweep(builder.storage, "quickstart"))
+    assert table["number"].tolist() == [1]
 
 
 def test_the_table_as_text(builder: SweepBuilder) -> None:

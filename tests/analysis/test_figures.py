@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,20 @@ def test_nan_scores_break_the_line_and_do_not_end_it(builder: SweepBuilder) -> N
     assert math.isnan(line.scores[1])
     assert line.end == (300, 30.0)
     assert info.without_curve == 2
+
+
+def test_every_training_seed_has_a_line(builder: SweepBuilder) -> None:
+    folder = builder.trial(0)
+    points = [
+        {"training_seed": seed, "step": step, "score": 10.0 * seed + step}
+        for seed in (0, 1)
+        for step in (1, 2)
+    ]
+    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    builder.trial(1)
+    info = stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    assert [line.scores for line in info.lines] == [(1.0, 2.0), (11.0, 12.0)]
+    assert info.without_curve == 1
 
 
 def test_empty_figures_still_draw(builder: SweepBuilder) -> None:

@@ -61,6 +61,25 @@ def test_gap_is_selection_minus_evaluation(builder: SweepBuilder) -> None:
     assert rows["gap"].isna()["teacher"]
 
 
+def test_confirmations_say_by_how_much_the_search_flattered(builder: SweepBuilder) -> None:
+    builder.confirmation(4, 130.5, selected=140.0)
+    builder.confirmation(2, None, reason="diverged: loss not finite at step 3")
+    frame = load_sweep(builder.storage, "quickstart").confirmations
+    assert frame["number"].tolist() == [2, 4]
+    assert frame["gap"].isna().tolist() == [True, False]
+    assert frame["trial"].tolist() == ["0002abcd", "0004abcd"]
+    assert (frame["score"][1], frame["gap"][1]) == (130.5, 9.5)
+    assert frame["status"].tolist() == ["failed", "completed"]
+
+
+def test_a_student_whose_episodes_are_not_all_there_is_named(builder: SweepBuilder) -> None:
+    path = builder.row("ractd", training_seeds=(0, 1)) / "episodes.csv"
+    assert len(load_sweep(builder.storage, "quickstart").episodes) == 8
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RecordError, match="3, 4 episodes, expected 4"):
+        load_sweep(builder.storage, "quickstart")
+
+
 def test_stage_without_manifest_has_no_cost(builder: SweepBuilder) -> None:
     builder.trial(0, "failed", stages={"teacher": "teacher-lost"}, reason="disk full")
     stages = load_sweep(builder.storage, "quickstart").stages
@@ -102,7 +121,7 @@ def test_truncated_record_is_named(builder: SweepBuilder) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema", 2, "schema 2, expected 1"),
+        ("schema", 1, "schema 1, expected 2"),
         ("kind", "row", "expected one of trial"),
         ("status", "done", "expected one of completed, pruned, failed"),
         ("number", "3", "key 'number' is '3', expected a whole number"),
@@ -149,10 +168,10 @@ def test_torn_curve_names_file_and_line(builder: SweepBuilder) -> None:
     ("content", "message"),
     [
         ("", "cannot be read as CSV"),
-        ("seed,score\n1,2\n", "no column return, length"),
-        ("seed,return,score,length\n1,2,3,4\n", "1 episodes, expected 4"),
-        ("seed,return,score,length\n1,2,,4\n", "a cell is empty"),
-        ("seed,return,score,length\n1,2,inf,4\n", "a cell is empty"),
+        ("training_seed,seed,score\n0,1,2\n", "no column return, length"),
+        ("training_seed,seed,return,score,length\n0,1,2,3,4\n", "1 episodes, expected 4"),
+        ("training_seed,seed,return,score,length\n0,1,2,,4\n", "a cell is empty"),
+        ("training_seed,seed,return,score,length\n0,1,2,inf,4\n", "a cell is empty"),
     ],
 )
 def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message: str) -> None:

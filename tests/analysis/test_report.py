@@ -69,6 +69,18 @@ def test_page_fetches_nothing_and_carries_plotly_once(full: SweepBuilder) -> Non
         assert text in page.text
 
 
+def test_confirmations_are_shown_where_there_are_any(builder: SweepBuilder) -> None:
+    builder.trial(0)
+    assert "Confirmation" not in write_report(builder.storage, "quickstart").markdown.read_text()
+    builder.confirmation(0, 131.5, selected=140.25)
+    report = write_report(builder.storage, "quickstart")
+    markdown = report.markdown.read_text()
+    assert "## Confirmation" in markdown
+    assert "| 140.2 | 131.5 | +8.8 | 50 |" in " ".join(markdown.split())
+    assert "seeds 500000 to 500049, by their students" in markdown
+    assert "131.5" in report.page.read_text()
+
+
 def test_reason_is_escaped_everywhere(builder: SweepBuilder) -> None:
     builder.trial(0, "failed", reason="<script>alert(1)</script>", curve=[1.0])
     report = write_report(builder.storage, "quickstart")

@@ -1,4 +1,4 @@
-"""The interval and the interquartile mean against scipy, and what they refuse."""
+"""The intervals and the interquartile mean against scipy, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from analysis.stats import bootstrap_mean, iqm
+from analysis.stats import bootstrap_mean, iqm, student_mean
 
 _VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -79,3 +79,20 @@ def test_bad_confidence_is_refused(confidence: float) -> None:
 @given(_VALUES)
 def test_iqm_agrees_with_scipy(values: list[float]) -> None:
     assert iqm(values) == pytest.approx(scipy_stats.trim_mean(values, 0.25), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_students_interval_is_scipys(count: int, confidence: float) -> None:
+    values = np.random.default_rng(count).normal(100, 12, count)
+    found = student_mean(values, confidence)
+    error = scipy_stats.sem(values)
+    low, high = scipy_stats.t.interval(confidence, count - 1, values.mean(), error)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-5)
+    assert found.mean == pytest.approx(values.mean())
+
+
+def test_students_interval_needs_two_values() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        student_mean([1.0])
+    assert student_mean([2.0, 2.0]).low == 2.0

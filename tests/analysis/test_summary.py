@@ -89,6 +89,20 @@ def test_best_row_is_named(builder: SweepBuilder) -> None:
     assert line.endswith("RACTD scores 120.0 [120.0, 120.0] over 2 fresh episodes")
 
 
+def test_the_best_row_says_what_was_confirmed(builder: SweepBuilder) -> None:
+    builder.row("ractd", [100.0], selection_score=120.0, confirmation_score=112.5)
+    table = benchmark_table(load_sweep(builder.storage, "quickstart"))
+    (line,) = best_lines(table)
+    assert line.endswith("; selected with 120.0, confirmed with 112.5 (gap +7.5)")
+
+
+def test_of_several_winners_the_best_confirmed_is_named(builder: SweepBuilder) -> None:
+    builder.row("ractd", [100.0], key="a", selection_score=150.0, confirmation_score=90.0)
+    builder.row("ractd", [80.0], key="b", selection_score=140.0, confirmation_score=95.0)
+    (line,) = best_lines(benchmark_table(load_sweep(builder.storage, "quickstart")))
+    assert "RACTD scores 80.0" in line
+
+
 def test_counts_and_failures(builder: SweepBuilder) -> None:
     for number in range(2):
         builder.trial(number, "failed", reason="out of\nmemory")
@@ -109,7 +123,8 @@ def test_counts_and_failures(builder: SweepBuilder) -> None:
 def test_protocol_says_what_the_numbers_are(full: SweepBuilder) -> None:
     text = "\n".join(protocol_lines(load_sweep(full.storage, "quickstart")))
     assert "local/maze2d-umaze-v1 (task maze2d-umaze-v1, fingerprint f00dfeed)" in text
-    assert '"last" checkpoint over 50 episodes, seeds 10000 to 10049' in text
+    assert 'rule "last" (its last weights\' score)' in text
+    assert "the last weights play 50 episodes, seeds 10000 to 10049" in text
     assert "seeds 1000000 to 1000099; selection never saw them" in text
     assert "Training seeds: 1." in text
     assert "percentile bootstrap" in text

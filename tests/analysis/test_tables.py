@@ -85,14 +85,13 @@ def test_rows_of_other_calls_stand_with_their_method(builder: SweepBuilder) -> N
 
 
 def test_a_row_of_other_calls_is_a_setting_of_its_own(builder: SweepBuilder) -> None:
-    for seed in range(3):
-        builder.row("ractd", key=f"one{seed}", training_seed=seed)
-    builder.row("ractd:2", key="two", nfe=2, training_seed=5)
-    table = _benchmark(builder).dropna(subset="training_seeds").drop_duplicates("method")
+    builder.row("ractd", key="one", training_seeds=(0, 1, 2))
+    builder.row("ractd:2", key="two", nfe=2, training_seeds=(5,))
+    table = _benchmark(builder).dropna(subset="training_seeds")
     assert table.set_index("method")["training_seeds"].to_dict() == {"ractd": 3, "ractd:2": 1}
     calls = benchmark_text(_benchmark(builder)).set_index("method")["network calls"]
     assert calls["ractd:2"] == "2"
-    assert set(calls["ractd"]) == {"1"}
+    assert calls["ractd"] == "1"
 
 
 def test_every_method_has_its_place_and_says_what_it_is(builder: SweepBuilder) -> None:
@@ -159,14 +158,25 @@ def test_benchmark_values(builder: SweepBuilder) -> None:
     assert (text["fingerprint"], text["training seeds"]) == ("f00dfeed", "1 (seed 0)")
 
 
-def test_training_seeds_are_counted_per_setting(builder: SweepBuilder) -> None:
-    for seed in range(3):
-        builder.row("ractd", key=f"r{seed}", training_seed=seed)
-    builder.row("ctd", training_seed=7)
-    table = _benchmark(builder).dropna(subset="training_seeds")
-    assert list(table["training_seed"]) == [7, 0, 1, 2]
-    table = table.drop_duplicates("method").set_index("method")
-    assert table["training_seeds"].to_dict() == {"ctd": 1, "ractd": 3}
+def test_the_interval_is_over_training_seeds_where_there_are_several(
+    builder: SweepBuilder,
+) -> None:
+    # The seeds' means are 110, 111 and 112, whatever their episodes.
+    builder.row("ractd", [100.0, 120.0], training_seeds=(3, 4, 5))
+    builder.row("ctd", [100.0, 120.0], training_seeds=(7,))
+    table = _benchmark(builder).set_index("method")
+    assert table["score"]["ractd"] == pytest.approx(111.0)
+    # 4.3027 is Student's quantile for three values, whose standard deviation is 1.
+    half = 4.3027 / np.sqrt(3)
+    assert table["low"]["ractd"] == pytest.approx(111 - half, abs=1e-3)
+    assert table["high"]["ractd"] == pytest.approx(111 + half, abs=1e-3)
+    assert table["interval_over"][["ractd", "ctd"]].tolist() == ["training seeds", "episodes"]
+    assert table["low"]["ctd"] == 100.0
+    text = benchmark_text(_benchmark(builder)).set_index("method")["training seeds"]
+    assert text[["ractd", "ctd"]].tolist() == ["3 (seeds 3 to 5)", "1 (seed 7)"]
+    protocol = "\n".join(protocol_lines(_sweep(builder)))
+    assert "Student's t over the means" in protocol
+    assert "Interval: of all others, 95 % percentile bootstrap" in protocol
 
 
 def test_row_without_episodes_file_has_no_interval(builder: SweepBuilder) -> None:

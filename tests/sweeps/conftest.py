@@ -33,6 +33,7 @@ TINY: dict[str, Any] = {
         "student": {"optim": {"steps": 30, "batch_size": 16}, "reward_states": 4},
     },
     "evaluation": {"every": 10, "episodes": 3, "selection_episodes": 4, "final_episodes": 5},
+    "selection": {"confirmation_episodes": 4},
 }
 
 

@@ -11,11 +11,11 @@ import yaml
 from optuna.trial import TrialState
 
 from sweeps.jsonl import append_row
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import CURVE, EPISODES, STOP, SweepFolder, TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
 from sweeps.spec import parse_spec
-from sweeps.trial import CURVE, EPISODES, STOP, close_trial, plan_of
+from sweeps.trial import close_trial
 
 TASK = "maze2d-umaze-v1"
 SIGMA = {"low": 1e-5, "high": 1e-2, "log": True}
@@ -55,16 +55,22 @@ def suggest(search: StudySearch, name: str) -> dict[str, Any]:
 
 def score_at(config: dict[str, Any], step: int, score: float) -> None:
     """What a trial writes when it has been scored at ``step``."""
-    row = {"step": step, "score": score, "seconds": 1.5, "device": "cpu"}
-    append_row(plan_of(config).folder / CURVE, row)
+    plan = plan_of(config)
+    row = {"training_seed": plan.training_seeds[0], "step": step, "score": score}
+    append_row(plan.folder / CURVE, row | {"seconds": 1.5, "device": "cpu"})
 
 
 def write_record(config: dict[str, Any], status: str, score: float = 0.0) -> Record:
     """What a trial's own process leaves behind."""
     plan = plan_of(config)
     score_at(config, 30, score)
-    lines = [f"{seed},{score},{score + spread},300" for seed, spread in enumerate((-1.0, 1.0))]
-    (plan.folder / EPISODES).write_text("\n".join(["seed,return,score,length", *lines, ""]))
+    lines = [
+        f"{training_seed},{seed},{score},{score + spread},300"
+        for training_seed in plan.training_seeds
+        for seed, spread in enumerate((-1.0, 1.0))
+    ]
+    header = "training_seed,seed,return,score,length"
+    (plan.folder / EPISODES).write_text("\n".join([header, *lines, ""]))
     close_trial(plan, config["number"], status, None if status == "completed" else "because")
     record = plan.context.folder.trials.get(plan.key)
     assert record is not None

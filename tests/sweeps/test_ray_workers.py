@@ -19,12 +19,11 @@ from ractd_core.tasks import parse_dataset_name
 from sweeps.build import METRICS, ensure_stage
 from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import read_rows
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import CURVE, EPISODES, SweepFolder, TaskContext
 from sweeps.search_space import Scalar
 from sweeps.spec import load_spec
 from sweeps.spec_parts import Resources, StageResources
-from sweeps.stage_store import MODEL
-from sweeps.trial import CURVE, EPISODES, selection_seeds, train_student
+from sweeps.students import selection_seeds, train_students
 from sweeps.workers import run_on_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -96,13 +95,13 @@ def test_two_workers_share_a_trials_episodes(
             folder.store, context.request(kind, plan.recipe), StageResources(), tmp_path / "scratch"
         )
     payload = {"context": context.to_json(), "values": values, "number": 0}
-    run_on_workers(train_student, payload, two, tmp_path / "scratch")
+    run_on_workers(train_students, payload, two, tmp_path / "scratch")
 
     # Worker 0 alone writes, and what it writes is the whole.
     curve = read_rows(plan.folder / CURVE)
     assert [(row["step"], row["episodes"]) for row in curve] == [(10, 3), (20, 3), (30, 3)]
     found = pd.read_csv(plan.folder / EPISODES)
-    policy = make_policy(Planner.load(plan.folder / MODEL, torch.device("cpu")))
+    policy = make_policy(Planner.load(plan.selected(0), torch.device("cpu")))
     seeds = selection_seeds(spec.evaluation.selection_episodes)
     expected = evaluate(policy, name, seeds)
     assert found["seed"].tolist() == list(seeds)

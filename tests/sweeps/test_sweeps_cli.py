@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from ractd_core.files import write_json
 from sweeps.cli import app
 from sweeps.jsonl import append_row
-from sweeps.layout import SweepFolder
+from sweeps.layout import CURVE, SweepFolder
 from sweeps.spec import load_spec
-from sweeps.trial import CURVE
 from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")

@@ -9,9 +9,8 @@ from filelock import FileLock, Timeout
 
 from ractd_core.files import write_json
 from sweeps.extend import refusals
-from sweeps.layout import StorageError, TaskContext
+from sweeps.layout import ABOUT, StorageError, TaskContext, plan_of
 from sweeps.spec import SweepSpec, load_spec
-from sweeps.trial import ABOUT, plan_of
 from tests.sweeps.specs import parse
 from tests.sweeps.study import Start, agreed, keys, open_search, run, suggest, trials_in
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +13,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load_sweep
+from analysis.tables import benchmark_table
 from ractd_core.bench import Latency, plan_latency
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import Original, load, put
-from ractd_core.evaluate import evaluate
+from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_json
 from ractd_core.policy import Planner, make_policy
 from ractd_core.tasks import DatasetName
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
-from sweeps.finals import RowsFailedError, changes, evaluate_rows, missing, wanted, winner
+from sweeps.confirmation import confirm, confirmation, winner
+from sweeps.finals import (
+    PLAYED,
+    RowsFailedError,
+    changes,
+    missing,
+    play_rows,
+    time_rows,
+    to_play,
+    to_time,
+    wanted,
+)
 from sweeps.jsonl import append_row, read_rows
-from sweeps.layout import SweepFolder, TaskContext, TrialPlan
+from sweeps.layout import CURVE, EPISODES, TaskContext
 from sweeps.ledger import Record
 from sweeps.search_space import apply
-from sweeps.spec import load_spec
 from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
 from sweeps.stage_store import MODEL
-from sweeps.trial import (
-    CHECKPOINT,
-    CURVE,
-    EPISODES,
-    close_trial,
-    failure_reason,
-    run_trial,
-    selection_seeds,
-)
+from sweeps.students import CHECKPOINT, reported, selection_seeds
+from sweeps.trial import close_trial, run_trial
+from sweeps.workers import failure_reason
 from tests.sweeps.conftest import TINY
+from tests.sweeps.played import Spec, close, open_context, plan_at, played, write_confirmation
 
 pytestmark = pytest.mark.usefixtures("project_home")
-
-Spec = Callable[..., Path]
-SCORES = (80.0, 90.0, 100.0)
-
-
-def open_context(tiny: Spec, storage: Path, index: int = 0, **changes: Any) -> TaskContext:
-    spec = load_spec(str(tiny(**changes)))
-    folder = SweepFolder(storage, spec.name)
-    folder.freeze(spec)
-    return TaskContext(folder, spec, spec.datasets()[index], "f" * 64)
 
 
 @pytest.fixture
@@ -61,29 +56,19 @@ def context(tiny: Spec, tmp_path: Path) -> TaskContext:
     return open_context(tiny, tmp_path / "storage")
 
 
-def plan_at(context: TaskContext, sigma: float) -> TrialPlan:
-    return context.trial({"window.horizon": 16, "student.reward_weight": sigma})
-
-
-def played(plan: TrialPlan, scores: tuple[float, ...] = SCORES, steps: int = 30) -> None:
-    """The files of a trial that has been scored every ten steps and played its last episodes."""
-    for step in range(10, steps + 1, 10):
-        row = {"step": step, "loss": 0.5, "score": step / 2, "score_std": 1.0, "episodes": 3}
-        append_row(plan.folder / CURVE, row | {"seconds": 2.0, "device": "cpu"})
-    lines = [
-        f"{SELECTION_SEED + index},{score / 2},{score},300" for index, score in enumerate(scores)
-    ]
-    (plan.folder / EPISODES).write_text("\n".join(["seed,return,score,length", *lines, ""]))
-    (plan.folder / CHECKPOINT).write_bytes(b"half way")
-
-
-def close(context: TaskContext, number: int, status: str, score: float = 0.0) -> Record:
-    plan = plan_at(context, number / 1000)
-    played(plan, (score - 1, score + 1))
-    close_trial(plan, number, status, None if status == "completed" else "because")
-    record = context.folder.trials.get(plan.key)
-    assert record is not None
+def crowned(context: TaskContext, number: int, score: float) -> Record:
+    """A completed trial with the best selection score, that keeps it when it is confirmed."""
+    record = close(context, number, "completed", score)
+    write_confirmation(context, record, score)
+    confirm(context.to_json())
     return record
+
+
+def finish(context: TaskContext) -> None:
+    """Play and time every row."""
+    sent = json.loads(json.dumps(context.to_json()))
+    play_rows(sent)
+    time_rows(sent)
 
 
 # A trial's record
@@ -99,9 +84,24 @@ def test_a_completed_trials_record_says_how_it_was_chosen(context: TaskContext) 
     assert (record["status"], record["reason"]) == ("completed", None)
     assert (record["steps"], record["seconds"], record["device"]) == (30, 6.0, "cpu")
     assert record["workers"] == context.spec.resources.student.workers
+    assert (record["training_seeds"], record["retries"]) == (1, [])
+    assert record["objectives"] == {"score": 90.0}
     assert record["selection"] == {
         "rule": "last",
         "score": 90.0,
+        "last": 90.0,
+        # Scores of 5, 10 and 15 after 10, 20 and 30 steps.
+        "best": 15.0,
+        "mean_of_last": 10.0,
+        "seeds": [
+            {
+                "training_seed": 0,
+                "last": 90.0,
+                "best": 15.0,
+                "best_step": 30,
+                "mean_of_last": 10.0,
+            }
+        ],
         "std": 10.0,
         "episodes": 3,
         "first_seed": SELECTION_SEED,
@@ -113,7 +113,7 @@ def test_a_completed_trials_record_says_how_it_was_chosen(context: TaskContext) 
         "q95": pytest.approx(99.0),
     }
     assert record.items() >= plan.identity().items()
-    assert not (plan.folder / CHECKPOINT).exists()
+    assert not (plan.student_folder(0) / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("status", ["pruned", "failed"])
@@ -166,7 +166,7 @@ def test_analysis_reads_every_field_of_the_records(tiny: Spec, tmp_path: Path) -
         for number, status in enumerate(["completed", "pruned", "failed", "completed"])
     ]
     begun = plan_at(context, 0.5)
-    append_row(begun.folder / CURVE, {"step": 10, "score": 1.0, "seconds": 1.0, "device": "cpu"})
+    append_row(begun.folder / CURVE, {"training_seed": 0, "step": 10, "score": 1.0})
     for kind in ("teacher", "reward"):
         request = context.request(kind, begun.recipe)
 
@@ -207,10 +207,10 @@ def test_a_trial_with_a_record_is_not_run_again_but_its_scores_are_reported(
     played(plan)
     close_trial(plan, 4, "completed")
     before = {path: path.stat().st_mtime_ns for path in plan.folder.iterdir() if path.suffix}
-    reported: list[dict[str, Any]] = []
-    run_trial({"context": context.to_json(), "values": plan.values, "number": 9}, reported.append)
-    assert reported == read_rows(plan.folder / CURVE)
-    assert [row["step"] for row in reported] == [10, 20, 30]
+    told: list[dict[str, Any]] = []
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 9}, told.append)
+    assert told == [reported(plan, row) for row in read_rows(plan.folder / CURVE)]
+    assert [row["step"] for row in told] == [10, 20, 30]
     after = {path: path.stat().st_mtime_ns for path in plan.folder.iterdir() if path.suffix}
     assert after == before
     assert not context.folder.store.root.exists(), "a stage was built for nothing"
@@ -265,61 +265,18 @@ def test_selection_never_meets_the_final_seeds(episodes: int) -> None:
     assert max(seeds) < FINAL_SEED
 
 
-# The winner and its rows
-
-
-def test_the_best_selection_score_wins_and_the_earlier_of_two_equals(context: TaskContext) -> None:
-    assert winner(context) is None
-    close(context, 0, "pruned", 1000.0)
-    close(context, 1, "failed", 1000.0)
-    assert winner(context) is None
-    assert missing(context) == []
-    for number, score in ((5, 70.0), (4, 80.0), (3, 80.0), (6, 10.0)):
-        close(context, number, "completed", score)
-    best = winner(context)
-    assert best is not None
-    assert best["number"] == 3
-
-
-@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_the_winner_does_not_depend_on_who_ended_first(
-    context: TaskContext, order: tuple[int, int]
-) -> None:
-    for number in order:
-        close(context, number, "completed", 5.0)
-    best = winner(context)
-    assert best is not None
-    assert best["number"] == 1
-
-
-def test_a_negative_score_can_win(context: TaskContext) -> None:
-    close(context, 0, "completed", -20.0)
-    close(context, 1, "completed", -10.0)
-    best = winner(context)
-    assert best is not None
-    assert best["number"] == 1
-
-
-def test_each_task_has_its_own_winner(tiny: Spec, tmp_path: Path) -> None:
-    tasks = {"tasks": ["local/maze2d-umaze-v1", "local/maze2d-large-v1"]}
-    umaze, large = (open_context(tiny, tmp_path / "s", index, **tasks) for index in (0, 1))
-    large = TaskContext(large.folder, large.spec, large.dataset, "e" * 64)
-    close(umaze, 1, "completed", 10.0)
-    close(large, 2, "completed", 20.0)
-    numbers = [(winner(each) or {})["number"] for each in (umaze, large)]
-    assert numbers == [1, 2]
+# The winner's rows
 
 
 def test_rows_are_wanted_for_the_winner_by_the_spec(context: TaskContext) -> None:
-    close(context, 0, "completed", 10.0)
-    one = winner(context)
-    assert one is not None
+    assert missing(context) == []
+    one = crowned(context, 0, 10.0)
+    assert winner(context) == one
     first = wanted(context, one)
     assert list(first) == ["ractd", *context.spec.rows_of(context.dataset)]
     assert len(set(first.values())) == len(first)
-    close(context, 1, "completed", 20.0)
-    other = winner(context)
-    assert other is not None
+    other = crowned(context, 1, 20.0)
+    assert winner(context) == other
     assert not set(first.values()) & set(wanted(context, other).values())
 
 
@@ -332,23 +289,30 @@ def test_other_final_episodes_want_other_rows(context: TaskContext) -> None:
 
 
 def test_what_is_missing_shrinks_as_rows_are_written(context: TaskContext) -> None:
-    close(context, 0, "completed", 10.0)
-    best = winner(context)
-    assert best is not None
-    rows = wanted(context, best)
+    rows = wanted(context, crowned(context, 0, 10.0))
     left = list(rows)
     for method in ("teacher", "ractd", "regression"):
-        assert missing(context) == left
+        assert missing(context) == to_play(context) == left
         context.folder.rows.put(rows[method], {"kind": "row", "method": method})
         left.remove(method)
     assert missing(context) == left == []
-    evaluate_rows(json.loads(json.dumps(context.to_json())))  # nothing is left to be done
-    close(context, 1, "completed", 20.0)
+    finish(context)  # nothing is left to be done
+    crowned(context, 1, 20.0)
     assert missing(context) == list(rows), "a new winner needs its own rows"
 
 
+def test_a_row_is_played_first_and_timed_afterwards(context: TaskContext) -> None:
+    rows = wanted(context, crowned(context, 0, 10.0))
+    write_json(context.folder.rows.folder(rows["teacher"]) / PLAYED, {})
+    assert to_time(context) == ["teacher"]
+    assert to_play(context) == ["ractd", "regression"]
+    context.folder.rows.put(rows["teacher"], {"kind": "row", "method": "teacher"})
+    assert to_time(context) == []
+    assert missing(context) == to_play(context) == ["ractd", "regression"]
+
+
 def test_rows_of_another_key_do_not_count(context: TaskContext) -> None:
-    close(context, 0, "completed", 10.0)
+    crowned(context, 0, 10.0)
     before = missing(context)
     context.folder.rows.put(key_of(["another winner"]), {"kind": "row", "method": "ractd"})
     assert missing(context) == before
@@ -418,6 +382,7 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
     context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
     plan = plan_at(context, 1e-3)
     run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(context.to_json())
     best = winner(context)
     assert best is not None
 
@@ -436,7 +401,7 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         return latency
 
     monkeypatch.setattr("sweeps.finals.plan_latency", timed)
-    evaluate_rows(json.loads(json.dumps(context.to_json())))
+    finish(context)
     assert missing(context) == []
     rows = wanted(context, best)
     records = {method: context.folder.rows.get(key) or {} for method, key in rows.items()}
@@ -526,9 +491,81 @@ def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
     context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
     plan = plan_at(context, 1e-3)
     run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(context.to_json())
     with pytest.raises(RowsFailedError, match=r"^ctm: ValidationError: .*nothing ties plans"):
-        evaluate_rows(json.loads(json.dumps(context.to_json())))
+        play_rows(context.to_json())
+    assert to_play(context) == ["ctm"]
+    time_rows(context.to_json())
     assert missing(context) == ["ctm"]
+
+
+@pytest.mark.parametrize("retrain", [0, 2])
+def test_rows_are_trained_and_played_for_every_training_seed_of_the_winner(
+    tiny: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrain: int
+) -> None:
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        tasks=["local/maze2d-umaze-dense-v1"],
+        rows=["ctd", "teacher:ddim-2"],
+        data={"transitions": 1000},
+        training_seeds=2,
+        selection={"confirmation_episodes": 2, "retrain": retrain},
+        recipe={
+            part: {**config, "optim": {**config["optim"], "steps": 6}}
+            for part, config in TINY["recipe"].items()
+        },
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
+    )
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    make_local(context.dataset, context.spec.data.recipe())
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(context.to_json())
+    best = winner(context)
+    assert best is not None
+    seeds = [1000, 1001] if retrain else [0, 1]
+    confirmed = (confirmation(context, best) or {})["confirmation"]
+    assert [each["training_seed"] for each in confirmed["seeds"]] == seeds
+
+    # Killed as it plays its third student, it goes on with that one.
+    played: list[int] = []
+
+    def killed(policy: Any, dataset: Any, episodes: Any) -> Evaluation:
+        played.append(len(episodes))
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        return evaluate(policy, dataset, episodes)
+
+    monkeypatch.setattr("sweeps.players.evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play_rows(context.to_json())
+    assert to_time(context) == ["ractd"]
+    finish(context)
+    assert played == [2] * 6, "two of RACTD and CTD each, one teacher, and the one that was killed"
+    rows = {row: context.folder.rows.get(key) or {} for row, key in wanted(context, best).items()}
+    of = {
+        row: [each["training_seed"] for each in record["evaluation"]["seeds"]]
+        for row, record in rows.items()
+    }
+    assert of == {"ractd": seeds, "ctd": seeds, "teacher:ddim-2": [0]}
+    assert rows["ctd"]["steps"] == rows["ractd"]["steps"] == 2 * 6
+    for row, record in rows.items():
+        found = record["evaluation"]
+        means = [each["score"] for each in found["seeds"]]
+        assert found["score"] == pytest.approx(np.mean(means))
+        assert (found["episodes"], found["first_seed"]) == (2, FINAL_SEED)
+        assert record["training_seeds"] == len(of[row])
+    assert len({each["score"] for each in rows["ctd"]["evaluation"]["seeds"]}) == 2
+    assert rows["ractd"]["confirmation_score"] == confirmed["score"]
+    assert rows["ctd"]["confirmation_score"] is None
+    sweep = load_sweep(tmp_path / "storage", context.folder.name)
+    over = benchmark_table(sweep).set_index("method")["interval_over"]
+    assert over[list(of)].tolist() == ["training seeds", "training seeds", "episodes"]
+    assert sweep.confirmations["score"].tolist() == [confirmed["score"]]
+    assert sweep.confirmations["training_seeds"].tolist() == [2]
 
 
 def keep_hopper_data(name: DatasetName) -> None:
@@ -572,10 +609,11 @@ def test_rows_execute_as_many_actions_as_the_winner_was_chosen_with(
     trials = [context.folder.trials.get(plan.key) or {} for plan in plans]
     assert [trial["params"]["policy.executed_actions"] for trial in trials] == [1, 4]
     # The same student, to the last bit, that acts otherwise.
-    models = [(plan.folder / MODEL).read_bytes() for plan in plans]
+    models = [plan.selected(0).read_bytes() for plan in plans]
     assert models[0] == models[1]
     assert trials[0]["selection"]["score"] != trials[1]["selection"]["score"]
-    evaluate_rows(json.loads(json.dumps(context.to_json())))
+    confirm(context.to_json())
+    finish(context)
     best = winner(context)
     assert best is not None
     executed = best["params"]["policy.executed_actions"]
@@ -583,11 +621,11 @@ def test_rows_execute_as_many_actions_as_the_winner_was_chosen_with(
     for method, key in wanted(context, best).items():
         record = context.folder.rows.get(key) or {}
         assert (record["nfe"], record["executed_actions"]) == (planners[method], executed)
-    path = context.folder.trials.folder(best["key"]) / MODEL
+    path = context.folder.trials.folder(best["key"]) / "student-0" / MODEL
     policy = make_policy(Planner.load(path, torch.device("cpu")), executed_actions=executed)
     expected = evaluate(policy, context.dataset, range(FINAL_SEED, FINAL_SEED + 2))
     row = context.folder.rows.get(wanted(context, best)["ractd"]) or {}
-    assert row["evaluation"]["score"] == expected.score
+    assert row["evaluation"]["score"] == pytest.approx(expected.score, rel=1e-5)
 
 
 def test_rows_without_reward_have_none_in_their_teacher_either(tiny: Spec, tmp_path: Path) -> None:

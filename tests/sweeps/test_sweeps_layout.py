@@ -88,7 +88,10 @@ def test_a_trials_key_is_the_same_however_its_values_are_given() -> None:
     "extra",
     [
         "resources: {student: {cpus: 3, workers: 2}, concurrent_trials: 1}",
-        "pruner: {kind: none}",
+        "pruner: {kind: diverged}",
+        "selection: {rule: mean-of-last, last: 5, top: 1, retrain: 2, confirmation_episodes: 9}",
+        "budget: {hours: 1, trial_hours: 1, keep: top}",
+        "objectives: [score, latency_ms]",
         "rows: []",
         "first_trials: []",
         "evaluation: {final_episodes: 7}",
@@ -108,12 +111,38 @@ def test_a_trials_key_does_not_depend_on_what_its_record_does_not(extra: str) ->
         {"extra": "evaluation: {episodes: 24}"},
         {"extra": "evaluation: {selection_episodes: 49}"},
         {"extra": "recipe: {student: {seed: 1}}"},
+        {"extra": "training_seeds: 2"},
+        {"extra": "selection: {rule: best}"},
+        {"extra": "pruner: {kind: none}"},
         {"extra": "recipe: {teacher: {optim: {steps: 1}}}"},
         {"extra": "recipe: {reward: {discount: 0.5}}"},
     ],
 )
 def test_a_trials_key_changes_with_what_changes_its_record(change: dict[str, str]) -> None:
     assert key(VALUES) != key(VALUES, **change)
+
+
+def test_without_a_pruner_nothing_watches_for_a_collapse_and_the_students_say_so() -> None:
+    watched, unwatched = context(), context(extra="pruner: {kind: none}")
+    limits = unwatched.trial(VALUES).student.definition["config"]["collapse"]
+    assert limits
+    assert set(limits.values()) == {None}
+    assert set(watched.trial(VALUES).student.definition["config"]["collapse"].values()) != {None}
+    # That is of the students alone.
+    assert unwatched.trial(VALUES).student.parents == watched.trial(VALUES).student.parents
+
+
+def test_students_of_a_trial_share_everything_but_their_seed() -> None:
+    plan = context(extra="training_seeds: 3\nrecipe: {student: {seed: 5}}").trial(VALUES)
+    assert list(plan.training_seeds) == [5, 6, 7]
+    requests = [plan.context.request("student", plan.recipe_of(seed)) for seed in (5, 6, 7)]
+    assert requests[0].name == plan.student.name
+    assert len({request.name for request in requests}) == 3
+    assert all(request.parents == plan.student.parents for request in requests)
+    rows = [{"training_seed": seed, "step": 10} for seed in plan.training_seeds]
+    steps = plan.recipe.student.optim.steps
+    assert [plan.overall_step(row) for row in rows] == [10, steps + 10, 2 * steps + 10]
+    assert plan.steps == 3 * steps
 
 
 def test_a_trials_key_says_how_many_actions_are_executed_and_its_stages_do_not() -> None:

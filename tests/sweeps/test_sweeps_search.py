@@ -7,13 +7,12 @@ import json
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeps.layout import TaskContext
+from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
-from sweeps.search_space import Choices, Range, contains
+from sweeps.search_space import Choices, Range, contains, parameters
 from sweeps.spec import SpecError
 from sweeps.studies import distribution
-from sweeps.trial import plan_of
 from tests.sweeps.study import (
     TASK,
     Start,
@@ -57,7 +56,7 @@ def test_a_suggestion_crosses_to_the_trial_as_json(start: Start) -> None:
     assert plan.context == search.context
     assert plan.values == config["values"]
     for path, value in plan.values.items():
-        assert contains(search.context.spec.search[path], value)
+        assert contains(parameters(search.context.spec.search)[path], value)
 
 
 def test_numbers_are_drawn_from_the_whole_space_and_as_the_field_has_them(start: Start) -> None:
@@ -74,7 +73,7 @@ def test_numbers_are_drawn_from_the_whole_space_and_as_the_field_has_them(start:
     for values in drawn:
         assert set(values) == set(context.spec.search)
         for path, value in values.items():
-            assert contains(context.spec.search[path], value)
+            assert contains(parameters(context.spec.search)[path], value)
         assert isinstance(values["student.solver_steps"], int)
     assert {values["student.solver_steps"] for values in drawn} == {1, 2, 3, 4}
     assert {values["student.reward_at"] for values in drawn} == {"dsm", "noise"}

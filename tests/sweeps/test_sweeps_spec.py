@@ -17,7 +17,7 @@ from ractd_core.recipes import recipe_for
 from ractd_core.tasks import parse_dataset_name
 from sweeps.search_space import apply, canonical_path, value_at
 from sweeps.spec import SpecError, SweepSpec, dump_spec, load_spec, parse_spec, presets
-from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
+from sweeps.spec_parts import CONFIRMATION_SEED, SELECTION_SEED
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -451,7 +451,7 @@ def test_any_field_that_is_searched_begins_with_the_familys_value() -> None:
 
 
 def test_selection_and_final_evaluation_never_share_a_seed() -> None:
-    room = FINAL_SEED - SELECTION_SEED
+    room = CONFIRMATION_SEED - SELECTION_SEED
     parse({**GOOD, "evaluation": {"selection_episodes": room - 1}})
     [problem] = problems({**GOOD, "evaluation": {"selection_episodes": room}})
     assert problem.startswith("evaluation.selection_episodes: ")

@@ -16,7 +16,7 @@ import pytest
 from analysis.stats import bootstrap_mean
 from ractd_core.files import FileError, write_json
 from sweeps.jsonl import append_row
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import ABOUT, CURVE, EPISODES, SweepFolder, TaskContext
 from sweeps.messages import Messages, log_to
 from sweeps.pace import trials_per_hour
 from sweeps.progress import Progress
@@ -25,7 +25,6 @@ from sweeps.spec import load_spec
 from sweeps.stage_store import DIVERGED, MANIFEST
 from sweeps.status import Best, Stages, StatusReader, TaskStatus, building, report_page, task_status
 from sweeps.status_text import WIDTH, to_json, to_text
-from sweeps.trial import ABOUT, CURVE, EPISODES
 from tests.sweeps.command import ractd
 
 pytestmark = pytest.mark.usefixtures("project_home")

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 
 from sweeps.budget import Budget
+from sweeps.layout import STOP, plan_of
 from sweeps.search_space import canonical_path
 from sweeps.studies import mend_journal
 from sweeps.sweep_search import QuietProgress, SweepSearch
-from sweeps.trial import STOP, plan_of
 from tests.sweeps.study import (
     Start,
     agreed,

@@ -17,11 +17,10 @@ from ractd_core.tasks import parse_dataset_name
 from sweeps import budget as budgets
 from sweeps.budget import BUILT, Budget, device_seconds
 from sweeps.jsonl import add_row
-from sweeps.layout import TaskContext
+from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
 from sweeps.sweep_search import SweepSearch
-from sweeps.trial import plan_of
 from tests.sweeps.study import Start, keys, open_search, run, suggest, write_record
 
 pytestmark = pytest.mark.usefixtures("project_home")

@@ -17,12 +17,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from ractd_core.files import write_json
-from sweeps.layout import SweepFolder
+from sweeps.layout import SweepFolder, plan_of
 from sweeps.ledger import Record
 from sweeps.spec import parse_spec
 from sweeps.trackers.mirror import Mirror, points_of
 from sweeps.trackers.protocol import Entry, Known, Point
-from sweeps.trial import plan_of
 from tests.sweeps.command import ractd
 from tests.sweeps.study import (
     Start,

@@ -1,0 +1,127 @@
+"""What follows the search: the best trials confirmed, the rows played, and the rows timed.
+
+Tasks are confirmed and played side by side, each in a process of its own. Rows are timed last, one
+after the other while nothing else runs, so that their times compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from sweeps.confirmation import confirm, confirmation, to_confirm, winner
+from sweeps.finals import RowsFailedError, play_rows, time_rows, to_play, to_time, wanted
+from sweeps.layout import SweepFolder, TaskContext
+from sweeps.messages import log_to
+from sweeps.progress import Progress
+from sweeps.workers import failure_reason
+
+Work = Callable[[dict[str, Any]], None]
+
+
+class AfterSearch:
+    """Takes tasks whose search is over to the records of their rows."""
+
+    def __init__(self, folder: SweepFolder, progress: Progress) -> None:
+        self._folder, self._progress = folder, progress
+        self._spec = folder.spec()
+        self._failed: list[str] = []
+
+    def run(self, contexts: list[TaskContext]) -> list[str]:
+        """Do what is missing; returns what failed, a task each, which keeps no other from its own.
+
+        A row that cannot be played does not keep the others from being timed.
+        """
+        for context in contexts:
+            numbers = ", ".join(str(trial["number"]) for trial in to_confirm(context))
+            if numbers:
+                self._progress.say(
+                    f"{context.dataset}: confirming trials {numbers} on "
+                    f"{self._spec.selection.confirmation_episodes} fresh seeds"
+                )
+        self._side_by_side(confirm, [c for c in contexts if to_confirm(c)], self._confirmed)
+        for context in contexts:
+            best, rows = winner(context), to_play(context)
+            if best is not None and rows:
+                self._progress.say(
+                    f"{context.dataset}: trial {best['number']} wins; playing {', '.join(rows)} "
+                    f"on {self._spec.evaluation.final_episodes} fresh seeds"
+                )
+        self._side_by_side(play_rows, [c for c in contexts if to_play(c)])
+        for context in contexts:
+            if to_time(context):
+                self._side_by_side(time_rows, [context], self._timed)
+        return self._failed
+
+    def _side_by_side(
+        self,
+        work: Work,
+        contexts: list[TaskContext],
+        done: Callable[[TaskContext, list[Any]], None] = lambda context, before: None,
+    ) -> None:
+        """Call ``work`` for every task in a process of its own, as many at once as fit.
+
+        ``done`` gets each task as its work ends, with what was to be confirmed or timed before.
+        """
+        student = self._spec.resources.student
+        # In one process, however many trained.
+        task = ray.remote(_in_its_process).options(
+            num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0)
+        )
+        running = {
+            task.remote(work, context.to_json()): (context, to_confirm(context) or to_time(context))
+            for context in contexts
+        }
+        while running:
+            [ready], _ = ray.wait(list(running), num_returns=1)
+            context, before = running.pop(ready)
+            try:
+                ray.get(ready)
+            except RayTaskError as error:
+                reason = str(error.cause)
+                if not isinstance(error.cause, RowsFailedError):
+                    reason = failure_reason(error.cause)
+                self._progress.say(f"{context.dataset} failed: {reason}")
+                self._failed.append(f"{context.dataset}: {reason}")
+            done(context, before)
+
+    def _confirmed(self, context: TaskContext, trials: list[Any]) -> None:
+        for trial in trials:
+            record = confirmation(context, trial)
+            if record is None:
+                continue
+            ending = record["reason"] or (
+                f"scored {record['confirmation']['score']:.1f} "
+                f"(selected with {record['selection_score']:.1f})"
+            )
+            self._progress.say(f"{self._whose(context)}trial {trial['number']} {ending}")
+
+    def _timed(self, context: TaskContext, rows: list[Any]) -> None:
+        best = winner(context)
+        assert best is not None
+        for row in rows:
+            record = self._folder.rows.get(wanted(context, best)[row])
+            if record is None:
+                continue
+            result = record["evaluation"]
+            self._progress.event(
+                "row",
+                f"{self._whose(context)}{row}: {result['score']:.1f} over {result['episodes']} "
+                f"episodes, {record['latency_ms']['median']:.2f} ms per decision",
+                state=record["status"],
+                score=result["score"],
+                episodes=result["episodes"],
+                **{key: record[key] for key in ("dataset", "key", "method")},
+            )
+
+    def _whose(self, context: TaskContext) -> str:
+        return f"{context.dataset}: " if len(self._spec.tasks) > 1 else ""
+
+
+def _in_its_process(work: Work, context: dict[str, Any]) -> None:
+    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
+    work(context)

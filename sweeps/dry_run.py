@@ -1,0 +1,274 @@
+"""What a sweep would do, before anything of it is done: trials, shared stages, hours, disk.
+
+Nothing is written. Stages are counted by the same requests that the driver makes. Hours are worker
+time (a GPU's where a stage has one); episodes are counted in full length, and the final rows are
+left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ractd_core.config import Recipe
+from ractd_core.data.acquire import check_obtainable
+from ractd_core.data.flat import DataError
+from ractd_core.data.store import folder_of, is_present, origin_of
+from ractd_core.tasks import LOCAL, DatasetName, Task
+from sweeps.embedded_ray import ResourceError, check_resources
+from sweeps.layout import SweepFolder, TaskContext
+from sweeps.requests import stage_parameters, stage_requests
+from sweeps.sample import sample
+from sweeps.search_space import (
+    Scalar,
+    finite,
+    is_finite,
+    label,
+)
+from sweeps.spec import SweepSpec
+from sweeps.stage_store import StageRequest
+from sweeps.step_times import Rate, parameters_of
+
+_BYTES = 4
+_KINDS = ("teacher", "reward")
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The stages of one kind that a task's search can ask for.
+
+    ``distinct`` is None where one of ``unlisted``, the fields it depends on, is a range of real
+    numbers: every trial may then build one, ``at_most`` in all.
+    """
+
+    kind: str
+    distinct: int | None
+    in_store: int
+    at_most: int
+    unlisted: list[str]
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task's share of a sweep.
+
+    ``hours`` and ``hours_alone`` are device-hours with shared stages and if every trial built its
+    own; None where a stage wants a GPU that this machine has not. ``disk_gb`` and
+    ``disk_gb_alone`` are what stays. ``sources`` says how the times are known.
+    """
+
+    dataset: str
+    data: str
+    trials: int
+    first_trials: list[dict[str, Scalar]]
+    stages: list[StagePlan]
+    students: int
+    hours: float | None
+    hours_alone: float | None
+    disk_gb: float
+    disk_gb_alone: float
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A plan of every task, and whatever would keep the sweep from running."""
+
+    name: str
+    tasks: list[TaskPlan] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Times(Protocol):
+    """What things cost, None where that is not known (:class:`sweeps.step_times.StepTimes`)."""
+
+    def step(self, kind: str, recipe: Recipe, task: Task) -> Rate | None:
+        """One training step of a stage, in worker seconds."""
+        ...
+
+    def episode(self, recipe: Recipe, task: Task) -> float | None:
+        """Seconds of an evaluation episode of full length."""
+        ...
+
+
+def dry_run(spec: SweepSpec, folder: SweepFolder, times: Times) -> DryRun:
+    """Plan ``spec`` on the storage of ``folder``, at the costs of ``times``."""
+    problems = []
+    for dataset in spec.datasets():
+        try:
+            check_obtainable(dataset, spec.data.recipe())
+        except DataError as error:
+            problems.append(f"tasks: {error}")
+    try:
+        check_resources(spec.resources, available(os.environ.get("RAY_ADDRESS")))
+    except (ResourceError, ConnectionError) as error:
+        problems += str(error).splitlines()
+    tasks = [_plan(spec, folder, dataset, times) for dataset in spec.datasets()]
+    problems += _storage(spec, folder.storage, sum(task.disk_gb for task in tasks))
+    return DryRun(spec.name, tasks, problems)
+
+
+def available(address: str | None) -> dict[str, float]:
+    """What the Ray at ``address`` has, or this machine would give to a Ray of its own.
+
+    Raises ConnectionError if nobody answers there.
+    """
+    if not address:
+        return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"RAY_ADDRESS {address}: no Ray answers ({str(error).splitlines()[0]}); correct it, or "
+            "unset it to run on this machine"
+        ) from error
+    try:
+        found: dict[str, float] = ray.cluster_resources()
+        return found
+    finally:
+        ray.shutdown()
+
+
+def _storage(spec: SweepSpec, storage: Path, needed_gb: float) -> list[str]:
+    """Whether the storage, or the folder it would be made in, can be written and has room."""
+    there = next(path for path in (storage, *storage.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"storage {storage} cannot be written; give another with --storage"]
+    free = shutil.disk_usage(there).free / _GB
+    if free < needed_gb + spec.budget.free_gb:
+        return [
+            f"storage {storage}: {free:.1f} GB free, but the sweep keeps about {needed_gb:.1f} and "
+            f"budget.free_gb is {spec.budget.free_gb:g}; free some, give another with --storage, "
+            "or write budget.keep: top"
+        ]
+    return []
+
+
+def _plan(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times: Times) -> TaskPlan:
+    fingerprint = origin_of(dataset).get("fingerprint", "") if is_present(dataset) else ""
+    context = TaskContext(folder, spec, dataset, fingerprint)
+    trials, first = spec.planned_trials(dataset), spec.first_points(dataset)
+    recipe = context.recipe
+    recipes = [
+        context.trial(values).recipe
+        for values in sample(recipe, spec.search, first, trials, spec.seed)
+    ]
+    stages = {kind: _stages(context, kind, recipes) for kind in _KINDS}
+    hours = _Hours(context, times)
+    built = [
+        request
+        for _, requests in stages.values()
+        for request in requests
+        if folder.store.find(request.name) is None
+    ]
+    alone = [context.request(kind, recipe) for recipe in recipes for kind in _KINDS]
+    top = min(spec.selection.top, trials)
+    kept = top if spec.budget.keep == "top" else trials
+    students = trials * spec.training_seeds + top * spec.selection.retrain
+    stayed = kept * spec.training_seeds + top * spec.selection.retrain
+    each = _size("student", context.recipe, dataset) * (2 if spec.selection.rule == "best" else 1)
+    student_gb = stayed * each
+    trained = hours.students(recipes, top)
+    return TaskPlan(
+        dataset=str(dataset),
+        data=_data(spec, dataset),
+        trials=trials,
+        first_trials=[
+            {label(path): value for path, value in point.items()} for point in first[:trials]
+        ],
+        stages=[plan for plan, _ in stages.values()],
+        students=students,
+        hours=total([trained, *map(hours.stage, built)]),
+        hours_alone=total([trained, *map(hours.stage, alone)]),
+        disk_gb=student_gb + sum(_size(r.kind, r.recipe, dataset) for r in built),
+        disk_gb_alone=student_gb + sum(_size(r.kind, r.recipe, dataset) for r in alone),
+        sources=sorted(hours.sources),
+    )
+
+
+def _stages(
+    context: TaskContext, kind: str, recipes: list[Recipe]
+) -> tuple[StagePlan, list[StageRequest]]:
+    """How many stages of ``kind`` there can be, and those that ``recipes`` or all choices need."""
+    own = stage_parameters(
+        context.spec.search, kind, rewarded=bool(context.recipe.teacher.reward_weight)
+    )
+    if is_finite(context.recipe, own):
+        requests = stage_requests(context, kind)
+        there = sum(context.folder.store.find(request.name) is not None for request in requests)
+        return StagePlan(kind, len(requests), there, len(requests), []), requests
+    unlisted = [label(p) for p, each in own.items() if finite(context.recipe, p, each) is None]
+    drawn = {r.name: r for r in (context.request(kind, recipe) for recipe in recipes)}
+    return StagePlan(kind, None, 0, len(recipes), unlisted), list(drawn.values())
+
+
+class _Hours:
+    """Device-hours of a task's stages and students, and where the rates come from."""
+
+    def __init__(self, context: TaskContext, times: Times) -> None:
+        self._context, self._times = context, times
+        self.sources: set[str] = set()
+
+    def stage(self, request: StageRequest) -> float | None:
+        """Of one stage from its start."""
+        return self._training(request.kind, request.recipe)
+
+    def students(self, recipes: list[Recipe], top: int) -> float | None:
+        """Of all trials' students, and of confirming the ``top`` ones."""
+        spec = self._context.spec
+        evaluation, selection = spec.evaluation, spec.selection
+        found: list[float | None] = []
+        for rank, recipe in enumerate(recipes):
+            episode = self._times.episode(recipe, self._context.dataset.task)
+            training = self._training("student", recipe)
+            if episode is None or training is None:
+                return None
+            points = -(-recipe.student.optim.steps // evaluation.every)
+            played = points * evaluation.episodes + evaluation.selection_episodes
+            found.append(spec.training_seeds * (training + played * episode / 3600))
+            if rank < top:
+                seeds = selection.retrain or spec.training_seeds
+                found.append(selection.retrain * training)
+                found.append(seeds * selection.confirmation_episodes * episode / 3600)
+        return total(found)
+
+    def _training(self, kind: str, recipe: Recipe) -> float | None:
+        rate = self._times.step(kind, recipe, self._context.dataset.task)
+        if rate is None:
+            return None
+        self.sources.add(rate.source)
+        steps: int = getattr(recipe, kind).optim.steps
+        return steps * rate.seconds / 3600
+
+
+def _size(kind: str, recipe: Recipe, dataset: DatasetName) -> float:
+    """GB of one model file."""
+    return _BYTES * parameters_of(kind, recipe, dataset.task) / _GB
+
+
+def _data(spec: SweepSpec, dataset: DatasetName) -> str:
+    """Whether the data are here, how they are got, and how large they are."""
+    task = dataset.task
+    if is_present(dataset):
+        size = sum(file.stat().st_size for file in folder_of(dataset).rglob("*") if file.is_file())
+        return f"here, {size / _GB:.2f} GB"
+    rows = spec.data.transitions if dataset.source == LOCAL else task.hdf5_rows
+    about = rows * _BYTES * (task.obs_dim + task.act_dim + 1) / _GB
+    how = "generated" if dataset.source == LOCAL and task.generated else "downloaded"
+    if dataset.source not in ("d4rl", "minari") and how != "generated":
+        return "missing"
+    return f"to be {how}, about {about:.2f} GB"
+
+
+def total(found: list[float | None]) -> float | None:
+    """The sum, None if one is not known."""
+    known = [each for each in found if each is not None]
+    return sum(known) if len(known) == len(found) else None
