@@ -74,6 +74,7 @@ def make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
             n_startup_trials=spec.startup_trials,
             seed=seed,
             multivariate=True,
+            group=True,
             constant_liar=True,
         )
     if spec.kind == "gp":
