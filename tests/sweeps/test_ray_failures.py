@@ -29,14 +29,13 @@ from sweeps.build import METRICS, ensure_stage, train_stage
 from sweeps.driver import Driver
 from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import Row, read_rows
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import CURVE, SweepFolder, TaskContext
 from sweeps.ledger import RECORD
 from sweeps.progress import Progress
 from sweeps.spec import load_spec
 from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_builds import StageBuilds
 from sweeps.stage_store import StageStore
-from sweeps.trial import CURVE
 from sweeps.workers import Payload, Report
 
 pytestmark = [
