@@ -11,6 +11,7 @@ trial with the best score so far: what noise promised does not count.
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sweeps.studies import distribution, make_pruner, make_sampler
 from tests.benchmarks.surface import HORIZONS, RANGES, Array, Surface, scaled
 
 FILE = Path(__file__).parent / "data" / "maze2d-umaze-surface.json"
-POINTS, SEEDS = 64, 20
+POINTS, SEEDS = 52, 20
 TRIALS = 40
 """What a search may spend, in the steps of so many whole trials."""
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
@@ -154,6 +155,7 @@ def main() -> None:
         record(FILE, arguments.folder, arguments.points)
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     surface = Surface(FILE)
     lengths = ", ".join(f"{value:g}" for value in surface.lengths)
     print(
