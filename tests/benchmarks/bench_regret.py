@@ -36,10 +36,12 @@ SPACE = {"horizon": distribution(Choices(choices=HORIZONS), True)} | {
     for name, (low, high) in RANGES.items()
 }
 MEDIAN = PrunerSpec(kind="median", startup_trials=4, warmup_steps=20)
+LATE = PrunerSpec(kind="median", startup_trials=4, warmup_steps=60)
 ASHA = PrunerSpec(kind="asha", warmup_steps=20, reduction=3)
 NONE = PrunerSpec(kind="none")
 SEARCHES = {
     "TPE, median": (SamplerSpec(kind="tpe"), MEDIAN),
+    "TPE, median from step 60": (SamplerSpec(kind="tpe"), LATE),
     "TPE, ASHA": (SamplerSpec(kind="tpe"), ASHA),
     "TPE": (SamplerSpec(kind="tpe"), NONE),
     "GP": (SamplerSpec(kind="gp"), NONE),
@@ -119,7 +121,7 @@ def figure(surface: Surface, found: dict[str, list[Replay]]) -> go.Figure:
     """Median regret over cost, with a band from the lower to the upper quartile."""
     drawn = go.Figure()
     costs = np.linspace(surface.steps[-1], TRIALS * surface.steps[-1], 100)
-    colours = ["#0072B2", "#009E73", "#56B4E9", "#CC79A7", "#D55E00", "#E69F00"]
+    colours = ["#0072B2", "#F0E442", "#009E73", "#56B4E9", "#CC79A7", "#D55E00", "#E69F00"]
     for colour, (name, runs) in zip(colours, found.items(), strict=True):
         regrets = np.array([[run.at(cost) for cost in costs] for run in runs])
         low, middle, high = np.percentile(regrets, [25, 50, 75], axis=0)
@@ -161,8 +163,13 @@ def main() -> None:
     print(
         f"surface: {surface.low:.1f} to {surface.best:.1f}, seeds scatter by "
         f"{surface.noise_std()[-1]:.1f}; left-out points are predicted with R² "
-        f"{surface.explained:.2f} (lengths {lengths}, ridge {surface.ridge:g})\n"
+        f"{surface.explained:.2f} (lengths {lengths}, ridge {surface.ridge:g})"
     )
+    agree = ", ".join(
+        f"{value:.2f} at {step}"
+        for step, value in zip(surface.steps, surface.agreement, strict=True)
+    )
+    print(f"rank correlation of the score at a step with the last one: {agree}\n")
     found = {
         name: [replay(surface, *parts, seed) for seed in range(arguments.seeds)]
         for name, parts in SEARCHES.items()

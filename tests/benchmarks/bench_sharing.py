@@ -107,8 +107,7 @@ def nodes(folder: Path) -> None:
             sweep = run(folder, cluster.address, **changes)
         finally:
             cluster.shutdown()
-        rows = read_rows(sweep.path / "events.jsonl")
-        seconds.append(_between(rows, "trials at once", "24/24 trials"))
+        seconds.append(_searched(read_rows(sweep.path / "events.jsonl")))
         print(f"{count} nodes: {seconds[-1]:.0f} s")
     print(f"efficiency of two nodes: {seconds[0] / seconds[1] / 2:.0%}")
 
@@ -117,14 +116,11 @@ def _equal() -> dict[str, Any]:
     return {"horizon": {"choices": [128]}, "sigma": SPEC["search"]["sigma"]}
 
 
-def _between(rows: list[dict[str, Any]], first: str, last: str) -> float:
-    """Seconds between the events that contain two texts."""
-    at: dict[str, datetime] = {}
-    for row in rows:
-        for text in (first, last):
-            if text in row["event"]:
-                at.setdefault(text, datetime.fromisoformat(row["time"]))
-    gap = at[last] - at[first]
+def _searched(events: list[dict[str, Any]]) -> float:
+    """Seconds from the search's beginning to its last trial's end."""
+    begun = next(row for row in events if row.get("text", "").endswith("trials at once"))
+    ended = [row for row in events if row["kind"] == "trial"][-1]
+    gap = datetime.fromisoformat(ended["time"]) - datetime.fromisoformat(begun["time"])
     return gap.total_seconds()
 
 

@@ -195,6 +195,7 @@ def study_problems(sweep: Sweep, task: str, records: list[dict[str, Any]]) -> li
     """Where the study and the records of a task do not agree."""
     name = task.partition("/")[2]
     path = sweep.folder.path / "studies" / f"{name}.journal"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = JournalStorage(JournalFileBackend(str(path)))

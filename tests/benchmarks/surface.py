@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ractd_core.files import read_json
@@ -57,13 +58,16 @@ class Surface:
     """The recorded surface.
 
     ``steps`` are those of a curve; a value is a row of the scores there and, last, of the score
-    over the selection episodes at the end.
+    over the selection episodes at the end. ``agreement`` is each step's rank correlation with it,
+    over the recorded curves.
     """
 
     def __init__(self, path: Path) -> None:
         rows = read_json(path)["points"]
         self.steps: list[int] = rows[0]["steps"]
         values = np.array([[*row["scores"], row["last"]] for row in rows])
+        ranks = pd.DataFrame(values).corr("spearman")
+        self.agreement: list[float] = ranks.iloc[:-1, -1].tolist()
         points = np.array([scaled(row) for row in rows])
         # Seeds of one point lie side by side: their mean is the point's value.
         self._x, which = np.unique(points, axis=0, return_inverse=True)
