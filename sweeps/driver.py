@@ -163,7 +163,8 @@ class Driver:
         trial_resources = tune.PlacementGroupFactory([needs])
         for search in searches:
             if search.remaining > 0:
-                self.say(f"{search.context.dataset}: {search.remaining} trials to run")
+                count = search.remaining
+                self.say(f"{search.context.dataset}: {count} trial{'s' * (count > 1)} to run")
         self.say(f"{concurrent} trials at once")
         tuner = tune.Tuner(
             tune.with_resources(_tune_trial, trial_resources),

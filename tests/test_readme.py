@@ -99,6 +99,7 @@ def test_every_command_of_the_how_to_runs_as_typed(
     assert "3/3 trials" in output["ractd sweep status my-sweep"]
     assert "3/3 trials" in output["ractd sweep list"]
     assert "nothing to train" in output["ractd sweep resume my-sweep"]
+    assert "1 trial to run" in output["ractd sweep resume my-sweep --spec my-sweep.yaml"]
     assert "published" in output["ractd report my-sweep"]
     for name in ("local/maze2d-medium-v1", "local/hopper-random-v2", "d4rl/kitchen-complete-v0"):
         assert name in output["ractd data list"]
