@@ -140,7 +140,9 @@ class SweepFolder:
                 "start a sweep of another name"
             )
         then = read_json(path)
-        changes = list(_changes({task: then.get(task) for task in spec.tasks}, _recipes(spec)))
+        changes = list(
+            _changes({task: then.get(task, _ABSENT) for task in spec.tasks}, _recipes(spec))
+        )
         if changes:
             more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             raise StorageError(

@@ -1,9 +1,9 @@
 """Convolutions and group normalization of (batch, channels, length), fast on CPUs too.
 
 On a CPU the channels lie innermost in memory, so that what acts on all entries of a channel runs
-along them, and torch's own layers for pictures of height 1 keep that order. Over a short time axis
-oneDNN loses to plain matrix products; these also leave out what would multiply the padding, 30 % of
-a kernel of 5 at length 4.
+along them, and torch's own layers for pictures of height 1 keep that order. Over a short time axis,
+which is what the wide levels have, the other order is the faster one, and oneDNN's gradient of the
+weight reaches a fifth of the matrix rate: there it is one matrix product per tap.
 """
 
 from __future__ import annotations
@@ -95,19 +95,22 @@ def _cast(x: Tensor, layer: nn.Conv1d | nn.ConvTranspose1d) -> tuple[Tensor, Ten
 class _ShortConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, pad
-        length = (x.shape[2] + 2 * pad - weight.shape[2]) // stride + 1
-        return _correlate(x, weight, length, *ctx.geometry).add_(bias[:, None])
+        return functional.conv1d(x, weight, bias, stride, pad)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        (stride, pad), grad = ctx.geometry, grad.contiguous()
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _spread(grad, weight, x.shape[2], *ctx.geometry)
+            # What the last position of a stride leaves over.
+            rest = (x.shape[2] + 2 * pad - weight.shape[2]) % stride
+            grad_x = functional.conv_transpose1d(grad, weight, None, stride, pad, rest)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_grad(x, grad, weight.shape[2], *ctx.geometry)
+            grad_weight = _weight_grad(x, grad, weight.shape[2], stride, pad)
             grad_bias = grad.sum((0, 2))
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -117,19 +120,20 @@ class _ShortTranspose(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, pad
-        length = (x.shape[2] - 1) * stride - 2 * pad + weight.shape[2]
-        return _spread(x, weight, length, *ctx.geometry).add_(bias[:, None])
+        return functional.conv_transpose1d(x, weight, bias, stride, pad)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        (stride, pad), grad = ctx.geometry, grad.contiguous()
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _correlate(grad, weight, x.shape[2], *ctx.geometry)
+            grad_x = functional.conv1d(grad, weight, None, stride, pad)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_grad(grad, x, weight.shape[2], *ctx.geometry)
+            grad_weight = _weight_grad(grad, x, weight.shape[2], stride, pad)
             grad_bias = grad.sum((0, 2))
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -137,42 +141,12 @@ class _ShortTranspose(torch.autograd.Function):
 _short_conv: Callable[..., Tensor] = _ShortConv.apply
 _short_transpose: Callable[..., Tensor] = _ShortTranspose.apply
 
-# In all of them y[l] meets x[l · stride - pad + tap] through weight[:, :, tap], (of y, of x).
-
-
-def _correlate(x: Tensor, weight: Tensor, length: int, stride: int, pad: int) -> Tensor:
-    """Y of ``length`` from x: one product per position, over the taps that meet x."""
-    (batch, inputs, last), (outputs, _, kernel) = x.shape, weight.shape
-    rows = x.transpose(1, 2).flatten(1)
-    laid = weight.transpose(1, 2).flatten(1)
-    y = x.new_empty(batch, length, outputs)
-    for position in range(length):
-        start = position * stride - pad
-        low, high = max(start, 0), min(start + kernel, last)
-        taps = laid[:, (low - start) * inputs : (high - start) * inputs]
-        torch.mm(rows[:, low * inputs : high * inputs], taps.T, out=y[:, position])
-    return y.transpose(1, 2)
-
-
-def _spread(y: Tensor, weight: Tensor, length: int, stride: int, pad: int) -> Tensor:
-    """X of ``length`` from y: one product per position, over all y that meet it."""
-    (batch, outputs, last), (_, inputs, kernel) = y.shape, weight.shape
-    rows = y.transpose(1, 2).flatten(1)
-    # The taps of neighbouring y, which are ``stride`` apart, one below the other.
-    order = sorted(range(kernel), key=lambda tap: (tap % stride, -tap))
-    laid = torch.cat([weight[:, :, tap] for tap in order])
-    x = y.new_empty(batch, length, inputs)
-    for position in range(length):
-        low = max(-((kernel - 1 - position - pad) // stride), 0)
-        high = min((position + pad) // stride + 1, last)
-        first = order.index(position + pad - low * stride) * outputs
-        taps = laid[first : first + (high - low) * outputs]
-        torch.mm(rows[:, low * outputs : high * outputs], taps, out=x[:, position])
-    return x.transpose(1, 2)
-
 
 def _weight_grad(x: Tensor, y: Tensor, kernel: int, stride: int, pad: int) -> Tensor:
-    """Gradient of the weight from x and y's gradient: one product per tap."""
+    """Gradient of the weight from x and y's gradient: one product per tap.
+
+    y[l] meets x[l · stride - pad + tap] through weight[:, :, tap], which is (of y, of x).
+    """
     seen, told = x.transpose(1, 2), y.transpose(1, 2)
     grad = x.new_empty(kernel, y.shape[1], x.shape[1])
     for tap in range(kernel):

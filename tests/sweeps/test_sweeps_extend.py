@@ -32,7 +32,11 @@ def changed(*tasks: str, **changes: Any) -> list[str]:
         {"trials": 9},
         {"search": {**CHOSEN, "horizon": {"choices": [192, 160, 128]}}},
         {"search": {**CHOSEN, "sigma": {"low": 1e-5, "high": 1e-1, "log": True}}},
-        {"rows": ["ctd"], "pruner": {"kind": "asha"}, "sampler": {"kind": "random"}},
+        {
+            "rows": ["ctd"],
+            "pruner": {"kind": "asha", "warmup_steps": 5},
+            "sampler": {"kind": "random"},
+        },
         {"budget": {"hours": 3}, "resources": {"student": {"workers": 2}}},
         {"selection": {"top": 2, "retrain": 1}, "evaluation": {"final_episodes": 7}},
         {"first_trials": ["default"], "study": "sqlite:////tmp/study.db"},

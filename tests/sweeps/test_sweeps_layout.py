@@ -91,7 +91,7 @@ def test_a_trials_key_is_the_same_however_its_values_are_given() -> None:
         "pruner: {kind: diverged}",
         "selection: {rule: mean-of-last, last: 5, top: 1, retrain: 2, confirmation_episodes: 9}",
         "budget: {hours: 1, trial_hours: 1, keep: top}",
-        "objectives: [score, latency_ms]",
+        "objectives: [score, latency_ms]\npruner: {kind: diverged}",
         "rows: []",
         "first_trials: []",
         "evaluation: {final_episodes: 7}",

@@ -224,6 +224,7 @@ SEEDS = {"training_seeds": 2, "selection": {"rule": "best"}}
 
 def test_a_trial_cut_short_in_its_second_student_ends_as_if_it_had_not_been(start: Start) -> None:
     asked = {**SEEDS, "objectives": ["score", "seconds", "latency_ms"]}
+    asked |= {"pruner": {"kind": "diverged"}}
     short = {"optim": {"steps": 20}}
     whole, rows, record = run(start("whole", asked, student=short))
     assert record is not None
