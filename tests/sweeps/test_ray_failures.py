@@ -186,7 +186,7 @@ def test_a_trial_that_is_stopped_early_leaves_no_worker_and_no_placement_group(
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
     wait_until(lambda: not descendants("ray::RayTrainWorker"), 30)
-    assert not descendants("ray::TrainController")
+    wait_until(lambda: not descendants("ray::TrainController"), 30)
 
 
 def test_a_sweep_survives_the_loss_of_a_node(
