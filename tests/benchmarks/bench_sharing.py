@@ -56,12 +56,7 @@ def run(folder: Path, address: str | None = None, **changes: Any) -> SweepFolder
     spec = parse_spec(yaml.safe_dump({**SPEC, **changes}), "the benchmark's spec")
     sweep = SweepFolder(folder / "storage", spec.name)
     sweep.freeze(spec)
-    environment = os.environ | {
-        "RACTD_HOME": str(folder / "home"),
-        "MINARI_DATASETS_PATH": str(folder / "datasets"),
-        "PYTHONPATH": str(Path.cwd()),
-        **({"RAY_ADDRESS": address} if address else {}),
-    }
+    environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
     command = [sys.executable, "-m", "sweeps.drive", str(sweep.storage), sweep.name]
     subprocess.run(command, env=environment, check=True)
     return sweep
@@ -103,7 +98,7 @@ def nodes(folder: Path) -> None:
                 cluster.add_node(num_cpus=1)
             cluster.wait_for_nodes()
             recipe = merged(SPEC["recipe"], {"student": {"optim": {"steps": 60}}})
-            changes = {"name": f"nodes{count}", "recipe": recipe, "trials": 24, "search": _equal()}
+            changes = {"name": f"nodes{count}", "recipe": recipe, "trials": 12, "search": _equal()}
             sweep = run(folder, cluster.address, **changes)
         finally:
             cluster.shutdown()
@@ -131,6 +126,10 @@ def main() -> None:
     parser.add_argument("what", choices=("sharing", "nodes"), nargs="?", default="sharing")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
+    # Drivers inherit these, and so do the nodes of a cluster and their workers.
+    os.environ["RACTD_HOME"] = str(folder / "home")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder / "datasets")
+    os.environ["PYTHONPATH"] = str(Path.cwd())
     {"sharing": sharing, "nodes": nodes}[arguments.what](folder)
 
 
