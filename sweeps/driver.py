@@ -5,6 +5,7 @@ Killed at any moment and started again, it finds its place from what is on stora
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -76,7 +77,8 @@ class Driver:
             raise TasksFailedError("; ".join(self._failed))
         if any(self._to_do(context) for context in contexts):
             self._clean_scratch()
-            self.say("starting Ray on this machine")
+            address = os.environ.get("RAY_ADDRESS")
+            self.say(f"joining Ray at {address}" if address else "starting Ray on this machine")
             with embedded_ray(self.spec.resources) as available:
                 self._build_stages(contexts, available)
                 self._search(contexts, available)

@@ -33,6 +33,10 @@ _ENVIRONMENT = {
 }
 
 
+_PASSED = ("RACTD_HOME", "MINARI_DATASETS_PATH")
+"""Where data lie, which every node must see under the same path."""
+
+
 class ResourceError(RuntimeError):
     """The spec asks for more than the cluster has."""
 
@@ -59,11 +63,14 @@ def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
 
     address = os.environ.get("RAY_ADDRESS")
     own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    # Processes of a cluster that was there before have its environment, not the driver's.
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    joined = {"runtime_env": {"env_vars": {**_ENVIRONMENT, **passed}}}
     ray.init(
         address=address or "local",
         log_to_driver=False,
         logging_level=logging.ERROR,
-        **({} if address else own),
+        **(joined if address else own),
     )
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -245,7 +245,7 @@ def _check_steps(recipe: Recipe, search: dict[str, Parameter], raw: dict[str, An
             f"evaluation.every: {every} steps, but a student has {most}; write that or less"
         )
     seeds = entry(Positive, raw.get("training_seeds", 1)) or 1
-    if pruner.warmup_steps >= most * seeds:
+    if pruner.warmup_steps is not None and pruner.warmup_steps >= most * seeds:
         problems.append(
             f"pruner.warmup_steps: {pruner.warmup_steps} steps, but a trial has {most * seeds}, so "
             "that none is ever stopped; write less, or kind: diverged"

@@ -105,7 +105,9 @@ class PrunerSpec(Config):
     """Which unpromising trials are stopped early.
 
     ``median``: a trial whose best score so far is below the median of earlier trials' scores at the
-    same step, once ``startup_trials`` have finished and after ``warmup_steps`` student steps.
+    same step, once ``startup_trials`` have finished and after ``warmup_steps`` student steps (null:
+    three fifths of a student's; on recorded trials of maze2d-umaze earlier scores hardly tell how
+    trials end, and pruning by them lost to random search: ``tests/benchmarks/bench_regret.py``).
     ``asha``: asynchronous successive halving; after ``warmup_steps``, and after every ``reduction``
     times as many, only the best of ``reduction`` trials go on. ``diverged``: only those whose
     training collapses (:class:`ractd_core.config.CollapseConfig`). ``none``: not even these; only a
@@ -114,7 +116,7 @@ class PrunerSpec(Config):
 
     kind: Literal["median", "asha", "diverged", "none"] = "median"
     startup_trials: Annotated[int, Field(ge=1)] = 4
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     reduction: Annotated[int, Field(ge=2)] = 3
 
 

@@ -42,7 +42,7 @@ def open_study(context: TaskContext) -> optuna.Study:
             study_name=f"{context.folder.name}/{context.dataset}/{key_of(space)[:8]}",
             storage=_storage(context),
             directions=directions(spec),
-            pruner=make_pruner(spec.pruner),
+            pruner=make_pruner(spec.pruner, context.recipe.student.optim.steps),
             load_if_exists=True,
         )
         known = len(study.get_trials(deepcopy=False))
@@ -84,14 +84,13 @@ def make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def make_pruner(spec: PrunerSpec) -> BasePruner:
-    """The pruner of a spec."""
+def make_pruner(spec: PrunerSpec, steps: int) -> BasePruner:
+    """The pruner of a spec for students of ``steps`` steps."""
+    warmup = 3 * steps // 5 if spec.warmup_steps is None else spec.warmup_steps
     if spec.kind == "median":
-        return MedianPruner(spec.startup_trials, n_warmup_steps=spec.warmup_steps)
+        return MedianPruner(spec.startup_trials, n_warmup_steps=warmup)
     if spec.kind == "asha":
-        return SuccessiveHalvingPruner(
-            min_resource=max(1, spec.warmup_steps), reduction_factor=spec.reduction
-        )
+        return SuccessiveHalvingPruner(min_resource=max(1, warmup), reduction_factor=spec.reduction)
     return NopPruner()
 
 

@@ -67,7 +67,9 @@ def replay(surface: Surface, sampler: SamplerSpec, pruner: PrunerSpec, seed: int
     """Search until the budget is spent; a trial that does not fit any more is not counted."""
     rng = np.random.default_rng(seed)
     study = optuna.create_study(
-        sampler=make_sampler(sampler, seed), pruner=make_pruner(pruner), direction="maximize"
+        sampler=make_sampler(sampler, seed),
+        pruner=make_pruner(pruner, surface.steps[-1]),
+        direction="maximize",
     )
     spent, budget = 0, TRIALS * surface.steps[-1]
     # Who has chosen nothing yet has the worst.

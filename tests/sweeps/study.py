@@ -126,7 +126,7 @@ def tell(search: StudySearch, config: dict[str, Any], name: str, step: int, scor
 
 def pruning(start: Start, **changes: Any) -> StudySearch:
     """A search in which two trials have completed with 50 and more at every step."""
-    pruner = {"kind": "median", "startup_trials": 2}
+    pruner = {"kind": "median", "startup_trials": 2, "warmup_steps": 0}
     search = open_search(start(**{"pruner": pruner, **changes}))
     for index in range(2):
         config, name = suggest(search, f"good {index}"), f"good {index}"

@@ -167,7 +167,7 @@ def test_a_trial_that_is_stopped_early_leaves_no_worker_and_no_placement_group(
     two_cpus: dict[str, float],
 ) -> None:
     """Of trials on Ray Train workers, which outlive a trial that is killed."""
-    monkeypatch.setattr(studies, "make_pruner", lambda spec: ThresholdPruner(lower=1e6))
+    monkeypatch.setattr(studies, "make_pruner", lambda spec, steps: ThresholdPruner(lower=1e6))
     task = context(
         trials=2, search={"horizon": {"choices": [16, 32]}}, resources={"student": {"workers": 2}}
     )

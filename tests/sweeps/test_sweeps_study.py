@@ -77,15 +77,17 @@ def test_a_trial_at_its_last_step_is_not_asked_to_stop(start: Start) -> None:
     "pruner",
     [
         {"kind": "none"},
-        {"kind": "median", "startup_trials": 3},
+        {"kind": "median", "startup_trials": 3, "warmup_steps": 0},
         {"kind": "median", "startup_trials": 2, "warmup_steps": 15},
+        # Three fifths of 30 steps.
+        {"kind": "median", "startup_trials": 2},
     ],
 )
 def test_the_spec_says_when_pruning_begins(start: Start, pruner: dict[str, Any]) -> None:
     search = pruning(start, pruner=pruner)
     config = suggest(search, "bad")
     assert not tell(search, config, "bad", 10, 1.0)
-    assert tell(search, config, "bad", 20, 1.0) == ("warmup_steps" in pruner)
+    assert tell(search, config, "bad", 20, 1.0) == (pruner.get("startup_trials") == 2)
 
 
 def test_the_pruner_remembers_across_drivers(start: Start) -> None:
