@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test test-failures lint clean
 
 setup: $(READY)
 
@@ -27,7 +27,11 @@ lint: $(READY)
 # Tests that start a Ray use all CPUs by themselves; the others run side by side.
 test: lint
 	$(BIN)/python -m pytest -m 'not ray' -n auto --maxprocesses 8
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m 'ray and not failures'
+
+# Ten minutes of killing workers, builders and nodes; not part of CI.
+test-failures: $(READY)
+	$(BIN)/python -m pytest -m failures
 
 clean:
 	rm -rf $(VENV)

@@ -41,6 +41,7 @@ from sweeps.workers import Payload, Report
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.failures,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc"),
 ]
 
