@@ -80,7 +80,11 @@ def load_sweep(storage: Path, name: str) -> Sweep:
     rows = {path: read_record(path / "record.json", "row") for path in row_folders}
     trial_lines = {path: flatten.trial_line(record) for path, record in trials.items()}
     row_lines = {path: flatten.row_line(record) for path, record in rows.items()}
-    confirmations = [read_record(path / "record.json", "confirmation") for path in confirmed]
+    confirmations = {path: read_record(path / "record.json", "confirmation") for path in confirmed}
+    current = _current(folder / "current.json")
+    rows = _of_now(rows, current, "rows")
+    row_lines = {path: line for path, line in row_lines.items() if path in rows}
+    confirmations = _of_now(confirmations, current, "confirmations")
     data = [read_document(path) for path in sorted((folder / "data").glob("*.json"))]
     return Sweep(
         name=name,
@@ -91,7 +95,7 @@ def load_sweep(storage: Path, name: str) -> Sweep:
         ),
         rows=_frame(row_lines.values(), flatten.ROW_COLUMNS),
         confirmations=_frame(
-            map(flatten.confirmation_line, confirmations), flatten.CONFIRMATION_COLUMNS
+            map(flatten.confirmation_line, confirmations.values()), flatten.CONFIRMATION_COLUMNS
         ).sort_values(["dataset", "number"], ignore_index=True),
         curves=_frame(_curve_lines(trial_lines), flatten.CURVE_COLUMNS),
         episodes=_episodes(trial_lines, row_lines),
@@ -105,6 +109,27 @@ def load_sweep(storage: Path, name: str) -> Sweep:
         unfinished_trials=unfinished_trials,
         unfinished_rows=unfinished_rows,
     )
+
+
+def _current(path: Path) -> Mapping[str, Mapping[str, list[str]]]:
+    """The keys that the spec of now stands for, by dataset; none before a sweep's first end."""
+    if not path.exists():
+        return {}
+    current: Mapping[str, Mapping[str, list[str]]] = read_document(path).fields
+    return current
+
+
+def _of_now(
+    records: Mapping[Path, Document],
+    current: Mapping[str, Mapping[str, list[str]]],
+    part: str,
+) -> dict[Path, Document]:
+    """Those of ``records`` that an extension of the sweep has not replaced."""
+    return {
+        path: record
+        for path, record in records.items()
+        if path.name in current.get(record.text("dataset"), {}).get(part, [path.name])
+    }
 
 
 def _find(storage: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
 from sweeps.confirmation import confirm, confirmation, to_confirm, winner
 from sweeps.finals import RowsFailedError, play_rows, time_rows, to_play, to_time, wanted
@@ -81,10 +81,9 @@ class AfterSearch:
             context, before = running.pop(ready)
             try:
                 ray.get(ready)
-            except RayTaskError as error:
-                reason = str(error.cause)
-                if not isinstance(error.cause, RowsFailedError):
-                    reason = failure_reason(error.cause)
+            except RayError as error:
+                cause = getattr(error, "cause", error)
+                reason = str(cause) if isinstance(cause, RowsFailedError) else failure_reason(cause)
                 self._progress.say(f"{context.dataset} failed: {reason}")
                 self._failed.append(f"{context.dataset}: {reason}")
             done(context, before)

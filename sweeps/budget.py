@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import Any
+from pathlib import Path
 
 from ractd_core.files import FileError, read_json, write_json
-from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder
 from sweeps.ledger import Record
+from sweeps.stage_store import MANIFEST
 
 _CLOCK = "clock.json"
-BUILT = "built.jsonl"
-"""The stages that this sweep has built, a row each."""
 
 
 class Budget:
@@ -26,20 +24,30 @@ class Budget:
         self._folder, self._limits = folder, folder.spec().budget
         self._began = time.monotonic()
         self._earlier = _seconds(folder)
-        self._device_seconds = sum(map(device_seconds, folder.trials)) + sum(
-            row["device_seconds"] for row in read_rows(folder.path / BUILT)
-        )
+        self._device_seconds = sum(map(device_seconds, folder.trials))
+        self._counted: set[Path] = set()
+        self._count_stages()
 
     def tick(self) -> None:
         """Write down how long the drivers have run."""
         write_json(self._folder.path / _CLOCK, {"seconds": round(self._seconds(), 1)})
 
-    def add(self, spent: dict[str, Any]) -> None:
-        """Count a trial's record or a stage's manifest."""
-        self._device_seconds += device_seconds(spent)
+    def add(self, record: Record) -> None:
+        """Count a trial that has ended."""
+        self._device_seconds += device_seconds(record)
+
+    def _count_stages(self) -> None:
+        """Count the stages that this sweep has built since the last look, also in its trials."""
+        manifests = set(self._folder.store.root.glob(f"*/{MANIFEST}"))
+        for path in manifests - self._counted:
+            manifest = read_json(path)
+            if manifest.get("sweep") == self._folder.name:
+                self._device_seconds += device_seconds(manifest)
+        self._counted |= manifests
 
     def spent(self) -> str | None:
         """Which limit has been reached, None while there is none."""
+        self._count_stages()
         hours, device_hours = self._seconds() / 3600, self._device_seconds / 3600
         if self._limits.hours is not None and hours >= self._limits.hours:
             return f"budget.hours {self._limits.hours:g} are spent"

@@ -196,8 +196,13 @@ def report(name: Name, storage: Storage = None) -> None:
 
 
 def _extend(folder: SweepFolder, source: str) -> None:
+    from ractd_core.data.acquire import check_obtainable
+
+    spec = load_spec(source)
+    for name in spec.datasets():
+        check_obtainable(name, spec.data.recipe())
     try:
-        folder.extend(load_spec(source))
+        folder.extend(spec)
     except Timeout as error:
         raise StorageError(
             f"sweep {folder.name!r} is running; `ractd sweep stop {folder.name}` first, then "

@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 from sweeps.episodes import summary
 from sweeps.layout import EPISODES, TaskContext, versions
@@ -43,7 +42,7 @@ def to_confirm(context: TaskContext) -> list[Record]:
 def confirm(context_json: dict[str, Any]) -> None:
     """Play every candidate that has not been confirmed, one after the other.
 
-    One whose retrained students diverge is recorded as failed, and cannot win.
+    One whose retrained students fail is recorded as failed, and cannot win.
     """
     context = TaskContext.from_json(context_json)
     use_threads(context.spec.resources.student.cpus)
@@ -85,7 +84,9 @@ def _confirm(context: TaskContext, trial: Record) -> None:
     outcome: Record = {"status": "completed", "reason": None, "confirmation": None, "gap": None}
     try:
         players = selected_players(context, trial)
-    except DivergedError as error:
+    except OSError:
+        raise
+    except Exception as error:
         outcome |= {"status": "failed", "reason": failure_reason(error)}
     else:
         play(plan, players, seeds, episodes)

@@ -22,12 +22,12 @@ from ractd_core.data.acquire import ensure
 from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
-from ractd_core.files import write_json
+from ractd_core.files import read_json, write_json
 from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
-from sweeps.confirmation import candidates, to_confirm, winner
+from sweeps.confirmation import candidates, confirmation_key, to_confirm, winner
 from sweeps.embedded_ray import capacity, embedded_ray
-from sweeps.finals import missing
+from sweeps.finals import missing, wanted
 from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
@@ -37,6 +37,7 @@ from sweeps.search import StudySearch
 from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
+from sweeps.studies import open_database
 from sweeps.sweep_search import QuietProgress, SweepSearch
 from sweeps.trial import run_trial
 
@@ -69,6 +70,8 @@ class Driver:
                 {"name": self.folder.name, "created": created, "versions": versions()}
                 | {"datasets": {}},
             )
+        if self.spec.study != "journal":
+            open_database(self.spec.study)  # before hours of stages, not after
         contexts = []
         for index, dataset in enumerate(self.spec.tasks):
             with self._apart(dataset):
@@ -204,6 +207,7 @@ class Driver:
         )
 
     def _report(self, contexts: list[TaskContext]) -> None:
+        self._point_out(contexts)
         report = write_report(self.folder.storage, self.folder.name)
         print(f"\n{report.table}\n", flush=True)
         for line in report.headlines:
@@ -215,6 +219,21 @@ class Driver:
             for c in contexts
             if winner(c) is None
         ]
+
+    def _point_out(self, contexts: list[TaskContext]) -> None:
+        """Say which confirmations and rows are those of the present spec.
+
+        A sweep that was extended has earlier ones too.
+        """
+        path = self.folder.path / "current.json"
+        current = read_json(path) if path.exists() else {}
+        for context in contexts:
+            best = winner(context)
+            current[str(context.dataset)] = {
+                "confirmations": [confirmation_key(context, t) for t in candidates(context)],
+                "rows": list(wanted(context, best).values()) if best else [],
+            }
+        write_json(path, current)
 
     def _news(self) -> list[str]:
         self.budget.tick()

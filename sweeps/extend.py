@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.search_space import Choices, Parameter, contains, fixed, label, parameters
+from sweeps.search_space import Choices, Parameter, Range, contains, fixed, label, parameters
 from sweeps.spec import SweepSpec
 
 _DEFINING = {
@@ -80,9 +80,16 @@ def _search(old: dict[str, Parameter], new: dict[str, Parameter]) -> list[str]:
             problems.append(f"search.{label(path)}: only_if changed; all trials have the same")
         if isinstance(was, Choices) != isinstance(now, Choices):
             problems.append(f"search.{label(path)}: choices and ranges do not become each other")
-        elif not all(contains(now, value) for value in ends):
+        elif not all(contains(now, value) for value in ends) or _coarser(was, now):
             problems.append(f"search.{label(path)}: narrower than before; it can only be widened")
     return problems
+
+
+def _coarser(was: Parameter, now: Parameter) -> bool:
+    """Whether ``now``, a range that reaches as far, leaves out some of ``was``."""
+    if not isinstance(was, Range) or not isinstance(now, Range) or now.step is None:
+        return False
+    return was.step is None or not contains(now, was.low + was.step)
 
 
 def _short(value: Any) -> str:

@@ -22,7 +22,6 @@ from ractd_core.bench import plan_latency
 from ractd_core.config import Recipe, Sampling
 from ractd_core.files import read_json, write_json
 from ractd_core.policy import Planner
-from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 from sweeps.confirmation import confirmation, winner
 from sweeps.episodes import summary
@@ -117,7 +116,9 @@ def _each(
         assert best is not None
         try:
             step(context, best, row)
-        except (ValueError, DivergedError) as error:
+        except OSError:
+            raise
+        except Exception as error:
             failed.append(f"{row}: {failure_reason(error)}")
     if failed:
         raise RowsFailedError("; ".join(failed))

@@ -33,12 +33,6 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def add_row(path: Path, row: Row) -> None:
-    """Add ``row`` to rows that have no step, as :func:`append_row` does."""
-    rows = [*read_rows(path), row]
-    write_text(path, "".join(json.dumps(each) + "\n" for each in rows))
-
-
 def append_row(path: Path, row: Row) -> None:
     """Add ``row``, replacing any from its place on: those come from a run that was cut short.
 

@@ -61,6 +61,7 @@ class StudySearch:
         # What has a record: read once, since only this search's own trials add to it.
         records = self._records()
         self._done = {record["key"] for record in records}
+        self._numbers: dict[str, int] = {r["key"]: r["number"] for r in records}
         self._kept: list[Record] = []
         for record in records:
             self._keep(record)
@@ -131,8 +132,14 @@ class StudySearch:
         return {
             "context": self.context.to_json(),
             "values": plan.values,
-            "number": trial.number,
+            "number": self._number(plan),
         }
+
+    def _number(self, plan: TrialPlan) -> int:
+        """The trial's number in the sweep, which it keeps: a study that begins anew has others."""
+        if plan.key not in self._numbers:
+            self._numbers[plan.key] = max(self._numbers.values(), default=-1) + 1
+        return self._numbers[plan.key]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study a score, and ask the trial to stop if the pruner gives it up."""
@@ -161,7 +168,7 @@ class StudySearch:
             if crowded:
                 self._unfinished.append(trial)
                 return
-            close_trial(plan, trial.number, "failed", "its process ended without a word")
+            close_trial(plan, self._number(plan), "failed", "its process ended without a word")
         record = ledger.get(plan.key)
         if record is not None:
             self._done.add(plan.key)
@@ -171,16 +178,22 @@ class StudySearch:
 
     def _keep(self, record: Record) -> None:
         """Delete the students of a trial that the selection will not ask for any more."""
-        if record["status"] != "completed" or self.context.spec.budget.keep == "all":
+        if self.context.spec.budget.keep == "all":
+            return
+        if record["status"] != "completed":
+            self._drop(record)
             return
         self._kept.append(record)
         # As the winner is found: by score, the earlier one of two equals.
         self._kept.sort(key=lambda r: (-r["selection"]["score"], r["number"]))
         for beaten in self._kept[self.context.spec.selection.top :]:
-            folder = self.context.folder.trials.folder(beaten["key"])
-            for model in folder.rglob("*.safetensors"):
-                model.unlink()
+            self._drop(beaten)
         del self._kept[self.context.spec.selection.top :]
+
+    def _drop(self, record: Record) -> None:
+        folder = self.context.folder.trials.folder(record["key"])
+        for model in folder.rglob("*.safetensors"):
+            model.unlink()
 
     def _agree_with_ledger(self) -> list[Trial]:
         """Repair the study from the ledger; returns its trials that have begun but not ended."""
@@ -194,6 +207,9 @@ class StudySearch:
             if not whole or misfit(self.context.recipe, self._values(frozen.params)):
                 if frozen.state == TrialState.RUNNING:  # killed in the middle of a suggestion
                     self.study.tell(frozen.number, state=TrialState.FAIL)
+                    given = frozen.system_attrs.get("fixed_params")
+                    if given:
+                        self.study.enqueue_trial(given)
                 continue
             key = self.context.trial(self._values(frozen.params)).key
             record = records.get(key)
@@ -218,15 +234,18 @@ class StudySearch:
         An earlier study began them, before its search was widened or its file lost.
         """
         folder = self.context.folder.trials
-        for path in folder.root.glob(f"*/{ABOUT}"):
-            if path.parent.name in known:
-                continue
+        for path in sorted(folder.root.glob(f"*/{ABOUT}")):
             try:
                 about = read_json(path)
             except FileError:
                 continue
-            if about["dataset"] == str(self.context.dataset):
-                yield {name: about["params"][name] for name in self._space}
+            if about["dataset"] != str(self.context.dataset):
+                continue
+            self._numbers.setdefault(path.parent.name, about["number"])
+            if path.parent.name not in known:
+                values = {p: about["params"][name] for name, (p, _) in self._space.items()}
+                searched = active(self.context.spec.search, values)
+                yield {label(p): value for p, value in values.items() if p in searched}
 
     def _from_record(self, record: Record) -> FrozenTrial:
         values = {path: record["params"][name] for name, (path, _) in self._space.items()}

@@ -10,6 +10,7 @@ values drawn before it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     Tag,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -125,6 +127,14 @@ class Choices(_Conditional):
 
     choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
 
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        twice = [value for index, value in enumerate(choices) if value in choices[:index]]
+        if twice:
+            raise ValueError(f"{', '.join(map(repr, twice))} stands there twice; write it once")
+        return choices
+
     def samples(self, integer: bool) -> tuple[Scalar, ...]:
         """Values that must be valid for the whole parameter to be."""
         return self.choices
@@ -170,6 +180,12 @@ class Range(_Conditional):
     def integers(self) -> range:
         """The values where the field takes whole numbers only."""
         return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+
+    def grid(self) -> tuple[float, ...]:
+        """The values of a range of real numbers with a step, as Optuna rounds them."""
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        count = round((self.high - self.low) / float(step))
+        return tuple(float(low + step * index) for index in range(count + 1))
 
     def has(self, value: float) -> bool:
         """Whether ``value`` can be drawn."""
@@ -279,10 +295,12 @@ def misfit(recipe: Recipe, values: dict[str, Scalar]) -> str | None:
 
 
 def finite(recipe: Recipe, path: str, parameter: Parameter) -> Sequence[Scalar] | None:
-    """All values of ``parameter``; None for a range of real numbers."""
+    """All values of ``parameter``; None for a range of real numbers without a step."""
     if isinstance(parameter, Choices):
         return parameter.choices
-    return parameter.integers() if is_integer(recipe, path) else None
+    if is_integer(recipe, path):
+        return parameter.integers()
+    return parameter.grid() if parameter.step else None
 
 
 def is_finite(recipe: Recipe, search: Mapping[str, Any]) -> bool:

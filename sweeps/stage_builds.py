@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
 from ractd_core.data.flat import DataError
 from ractd_core.training import DivergedError
-from sweeps.budget import BUILT, Budget
+from sweeps.budget import Budget
 from sweeps.build import ensure_stage
 from sweeps.embedded_ray import capacity
-from sweeps.jsonl import add_row
 from sweeps.layout import SweepFolder
 from sweeps.messages import log_to
 from sweeps.progress import Progress
@@ -45,12 +44,14 @@ class StageBuilds:
         self._progress, self._say = progress, progress.say
         self._resources = folder.spec().resources
         self._waits: set[str] = set()
+        self._told: str | None = None
 
     def build(self, kind: str, requests: Iterable[StageRequest]) -> None:
         """Build those of one ``kind`` that are not in the store, as many at once as fit.
 
         What cannot be built, because it diverges or its data are gone, is left to the trials, which
-        fail with that reason. Raises RuntimeError for anything else.
+        fail with that reason, and once the budget is spent nothing begins. Raises RuntimeError for
+        anything else.
         """
         find = self._folder.store.find
         wanted = {request.name: request for request in requests}
@@ -69,9 +70,20 @@ class StageBuilds:
         )
         slots = capacity(resources, self._available)
         running: dict[Any, StageRequest] = {}
+        again: dict[str, float] = {}
         while todo or running:
-            while todo and len(running) < slots:
+            if todo and self._budget.spent():
+                self._say(f"{self._budget.spent()}: {len(todo)} stages are not built")
+                todo.clear()
+            crowded = self._budget.crowded()
+            if crowded and crowded != self._told:
+                self._say(crowded)
+            self._told = crowded
+            for _ in range(0 if crowded else len(todo)):
                 request = todo.popleft()
+                if len(running) >= slots or again.get(request.name, 0.0) > time.monotonic():
+                    todo.append(request)
+                    continue
                 workers = "" if alone else f" on {resources.workers} Ray Train workers"
                 if request.name not in self._waits:
                     self._progress.event(
@@ -82,12 +94,15 @@ class StageBuilds:
                     )
                 reference = task.remote(str(self._folder.storage), self._folder.name, request)
                 running[reference] = request
-            [ready], _ = ray.wait(list(running), num_returns=1)
-            request = running.pop(ready)
-            if self._busy(ready, request):
-                todo.append(request)
-                if not running:
-                    time.sleep(_AGAIN)
+            if not running:
+                time.sleep(_AGAIN if todo else 0)
+                continue
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_AGAIN)
+            for reference in ready:
+                request = running.pop(reference)
+                if self._busy(reference, request):
+                    again[request.name] = time.monotonic() + _AGAIN
+                    todo.append(request)
 
     def _busy(self, ready: Any, request: StageRequest) -> bool:
         """Take a task's result; whether somebody else is at its stage."""
@@ -102,12 +117,9 @@ class StageBuilds:
             # The trials that need it fail with this reason, and the sweep goes on.
             self._say(f"a stage cannot be built: {getattr(error, 'cause', error)}")
             return False
-        except RayTaskError as error:
-            raise RuntimeError(f"a stage could not be built: {error.cause}") from error
-        if request.name not in self._waits:
-            row = {key: manifest[key] for key in ("name", "seconds", "workers", "device_seconds")}
-            add_row(self._folder.path / BUILT, row)
-            self._budget.add(manifest)
+        except RayError as error:
+            cause = getattr(error, "cause", error)
+            raise RuntimeError(f"a stage could not be built: {cause}") from error
         self._progress.event(
             "stage",
             f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "

@@ -18,7 +18,7 @@ from optuna.trial import Trial
 
 from ractd_core.files import write_bytes
 from sweeps.canonical import key_of
-from sweeps.layout import TaskContext
+from sweeps.layout import StorageError, TaskContext
 from sweeps.search_space import Choices, Parameter, Scalar, parameters
 from sweeps.spec import SweepSpec
 from sweeps.spec_parts import PrunerSpec, SamplerSpec
@@ -36,10 +36,12 @@ def open_study(context: TaskContext) -> optuna.Study:
     spec = context.spec
     searched = parameters(spec.search)
     space = {path: each.model_dump(mode="json") for path, each in searched.items()}
+    # Two sweeps of one name, on two storages, can share a database.
+    begun = [str(context.folder.storage), space]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
-            study_name=f"{context.folder.name}/{context.dataset}/{key_of(space)[:8]}",
+            study_name=f"{context.folder.name}/{context.dataset}/{key_of(begun)[:8]}",
             storage=_storage(context),
             directions=directions(spec),
             pruner=make_pruner(spec.pruner, context.recipe.student.optim.steps),
@@ -58,13 +60,21 @@ def directions(spec: SweepSpec) -> list[str]:
 
 def _storage(context: TaskContext) -> BaseStorage:
     if context.spec.study != "journal":
-        return RDBStorage(context.spec.study)
+        return open_database(context.spec.study)
     path = context.folder.path / "studies" / f"{context.dataset.task.name}.journal"
     path.parent.mkdir(parents=True, exist_ok=True)
     mend_journal(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(JournalFileBackend(str(path)))
+
+
+def open_database(url: str) -> RDBStorage:
+    """Studies in a database; :class:`StorageError` names ``study`` if it cannot be opened."""
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # of SQLAlchemy, or of the database's own package
+        raise StorageError(f"study {url}: cannot be opened ({error})") from error
 
 
 def make_sampler(spec: SamplerSpec, seed: int) -> BaseSampler:

@@ -44,7 +44,8 @@ class SweepSearch(Searcher):
             if config is not None:
                 self._of[trial_id] = search
                 return config
-        return str(Searcher.FINISHED)
+        # What is under way can break on a full storage, and is then to be tried again.
+        return None if self._of else str(Searcher.FINISHED)
 
     def _tell(self, reason: str | None) -> None:
         if reason is not None and self._told is None:

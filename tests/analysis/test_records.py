@@ -187,3 +187,21 @@ def test_behaviour_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> 
     builder.data([1.0, score])
     with pytest.raises(RecordError, match=f"'behaviour_scores' is {score!r}, expected finite"):
         load_sweep(builder.storage, "quickstart")
+
+
+def test_what_an_extension_has_replaced_is_not_reported(builder: SweepBuilder) -> None:
+    builder.trial(0)
+    for key in ("old", "new"):
+        builder.row("ractd", [130.0], key=key)
+    for number in (0, 1):
+        builder.confirmation(number, 120.0)
+    both = load_sweep(builder.storage, "quickstart")
+    assert (len(both.rows), len(both.confirmations)) == (2, 2)
+    current = {builder.dataset: {"rows": ["new"], "confirmations": ["confirmation1"]}}
+    (builder.folder / "current.json").write_text(json.dumps(current))
+    now = load_sweep(builder.storage, "quickstart")
+    assert list(now.rows["key"]) == ["new"]
+    assert list(now.confirmations["number"]) == [1]
+    # Of a dataset that has not come to its end yet, everything.
+    (builder.folder / "current.json").write_text("{}")
+    assert len(load_sweep(builder.storage, "quickstart").rows) == 2

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from ractd_core.config import merged
-from sweeps.budget import BUILT, device_seconds
+from sweeps.budget import device_seconds
 from sweeps.embedded_ray import set_environment
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder
@@ -66,7 +66,7 @@ def sharing(folder: Path) -> None:
     """Print which stages were built, and device time with and without sharing them."""
     sweep = run(folder)
     records = list(sweep.trials)
-    built = read_rows(sweep.path / BUILT)
+    built = [row for row in read_rows(sweep.path / "events.jsonl") if row.get("state") == "built"]
     times = Counter(row["name"] for row in built)
     asked = {name for record in records for name in record["stages"].values()}
     print(f"{len(records)} trials ask for {len(asked)} stages; built: {dict(times)}")

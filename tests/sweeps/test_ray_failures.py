@@ -48,6 +48,13 @@ pytestmark = [
 UMAZE = parse_dataset_name("local/maze2d-umaze-v1")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Ray starts by itself for whoever asks it for anything, a thread that looks once more too."""
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def two_cpus() -> Iterator[dict[str, float]]:
     with embedded_ray(Resources()) as available:

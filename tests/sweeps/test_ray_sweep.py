@@ -40,8 +40,9 @@ def records(home: Path, kind: str = "trials", name: str = "tiny") -> dict[str, d
 def study_states(home: Path, name: str = "tiny", *, whole: int = 0) -> dict[str, int]:
     """How many trials of the study, of those with ``whole`` parameters or more, are in a state."""
     path = home / "storage" / "sweeps" / name / "studies" / "maze2d-umaze-v1.journal"
+    # The only one there.
     study = optuna.load_study(
-        study_name=f"{name}/{DATASET}", storage=JournalStorage(JournalFileBackend(str(path)))
+        study_name=None, storage=JournalStorage(JournalFileBackend(str(path)))
     )
     states = [trial.state.name for trial in study.get_trials() if len(trial.params) >= whole]
     return {state: states.count(state) for state in set(states)}

@@ -80,11 +80,6 @@ def test_choices_of_stage_fields_are_combined() -> None:
     assert len(stage_requests(here, "reward")) == 2
 
 
-def test_equal_choices_make_one_stage() -> None:
-    here = context({"teacher.dropout": {"choices": [0, 0.0, 0.5]}})
-    assert len(stage_requests(here, "teacher")) == 2
-
-
 def test_fields_drawn_from_a_range_are_left_to_the_trials() -> None:
     here = context({"teacher.optim.lr": RANGE, "horizon": {"choices": [128, 160]}})
     assert stage_requests(here, "teacher") == []

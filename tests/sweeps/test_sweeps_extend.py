@@ -68,6 +68,7 @@ def test_tasks_can_be_added_and_not_left_out() -> None:
         ({"search": {**CHOSEN, "alpha": {"low": 0.1, "high": 1}}}, "search.ctm_weight: new"),
         ({"search": {**CHOSEN, "horizon": {"choices": [128]}}}, "search.horizon: narrower"),
         ({"search": {**CHOSEN, "sigma": {"low": 1e-3, "high": 1}}}, "search.reward_weight: narrow"),
+        ({"search": {**CHOSEN, "sigma": {"low": 0, "high": 1, "step": 0.5}}}, "search.reward_w"),
         ({"search": {**CHOSEN, "sigma": {"choices": [1e-3]}}}, "search.reward_weight: choices and"),
         ({"objectives": ["score", "seconds"], "pruner": {"kind": "diverged"}}, "objectives"),
     ],
@@ -135,7 +136,31 @@ def test_a_wider_search_goes_on_from_all_that_is_done_and_begun(start: Start) ->
     agreed(later)
     assert [state for _, state in trials_in(later)[:2]] == ["COMPLETE", "COMPLETE"]
     # What had begun is finished first, and nothing that is done is tried again.
-    assert keys([suggest(later, "first")]) == keys([begun])
+    first = suggest(later, "first")
+    assert keys([first]) == keys([begun])
     others = [suggest(later, str(index)) for index in range(3)]
+    # Numbers go on, whatever those of the new study are.
+    assert [each["number"] for each in (first, *others)] == [2, 3, 4, 5]
     assert not set(keys(others)) & set(keys([*done, begun]))
     assert sum(each["values"]["window.horizon"] == 192 for each in others) > 0
+
+
+def test_a_given_first_trial_survives_a_kill_in_the_middle_of_its_suggestion(start: Start) -> None:
+    context = start(first_trials=[{"horizon": 160, "sigma": 1e-3}])
+    search = open_search(context)
+    trial = search.study.ask()
+    trial.suggest_categorical("horizon", [128, 160])
+    assert trials_in(search) == [(0, "RUNNING")]
+    config = suggest(open_search(context), "again")
+    assert config["values"] == {"window.horizon": 160, "student.reward_weight": 1e-3}
+
+
+def test_a_grid_of_real_numbers_is_a_small_space(start: Start) -> None:
+    grid = {"low": 0.0, "high": 0.3, "step": 0.1}
+    context = start(trials=20, search={"sigma": grid})
+    search = open_search(context)
+    assert search.remaining == 4
+    values = [config["values"]["student.reward_weight"] for config in run(search, 4)]
+    assert sorted(values) == [0.0, 0.1, 0.2, 0.3]
+    assert search.remaining == 0
+    assert search.suggest("more") is None

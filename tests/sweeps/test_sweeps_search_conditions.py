@@ -168,11 +168,15 @@ def test_a_step_that_does_not_lead_from_low_to_high_is_refused(
         Range.model_validate(raw)
 
 
-def test_ranges_of_whole_numbers_are_finite_and_others_are_not() -> None:
+def test_whole_numbers_and_steps_are_finite_and_other_ranges_are_not() -> None:
     whole = space({"horizon": {"low": 128, "high": 192, "step": 32}})
     assert is_finite(Recipe(), whole)
     assert [p["window.horizon"] for p in whole_space(Recipe(), whole)] == [128, 160, 192]
-    some = whole | space({"sigma": {"low": 0, "high": 1, "step": 0.5, "only_if": {"horizon": 128}}})
+    grid = {"low": 0, "high": 0.3, "step": 0.1, "only_if": {"horizon": 128}}
+    both = list(whole_space(Recipe(), whole | space({"sigma": grid})))
+    assert [p["student.reward_weight"] for p in both[:4]] == [0.0, 0.1, 0.2, 0.3]
+    assert len(both) == 6
+    some = whole | space({"sigma": {"low": 0, "high": 1, "only_if": {"horizon": 128}}})
     assert not is_finite(Recipe(), some)
     assert list(whole_space(Recipe(), some)) == []
 

@@ -182,8 +182,13 @@ def test_a_range_contains_what_lies_between_its_ends(a: float, b: float, value: 
 scalars = st.none() | st.integers(2, 9) | st.sampled_from(["a", "b", "c"]) | st.floats(10, 20)
 
 
-@given(st.lists(scalars, min_size=1, max_size=5), scalars)
+@given(st.lists(scalars, min_size=1, max_size=5, unique=True), scalars)
 def test_choices_contain_what_they_list(choices: list[Scalar], other: Scalar) -> None:
     parameter = Choices(choices=tuple(choices))
     assert all(contains(parameter, choice) for choice in choices)
     assert contains(parameter, other) == any(other == choice for choice in choices)
+
+
+def test_a_choice_stands_there_once() -> None:
+    with pytest.raises(ValidationError, match="128 stands there twice; write it once"):
+        Choices(choices=(128, 160, 128))

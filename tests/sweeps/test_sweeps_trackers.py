@@ -371,7 +371,7 @@ def test_the_dashboard_shows_a_study_that_a_search_has_open(sweep: Sweep) -> Non
         return json.loads(b"".join(application(environ, lambda *response: None)))
 
     [study] = get("/api/studies")["study_summaries"]
-    assert study["study_name"] == f"{sweep.folder.name}/{ROW['dataset']}"
+    assert study["study_name"].startswith(f"{sweep.folder.name}/{ROW['dataset']}/")
     shown = [(trial["state"], trial.get("values")) for trial in get("/api/studies/0")["trials"]]
     assert shown == [("Complete", [0.0]), ("Complete", [1.0]), ("Running", None)]
     run(sweep.search, 1, first=2)
