@@ -9,15 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from ray import cloudpickle
 
 from sweeps.budget import Budget
-from sweeps.layout import STOP, plan_of
+from sweeps.layout import STOP, StorageError, plan_of
 from sweeps.search_space import canonical_path
-from sweeps.studies import mend_journal
+from sweeps.studies import mend_journal, open_database
 from sweeps.sweep_search import QuietProgress, SweepSearch
+from tests.sweeps.specs import problems
 from tests.sweeps.study import (
     Start,
     agreed,
@@ -301,3 +303,75 @@ def test_tune_can_pickle_the_search(start: Start, dumps: Callable[[Any], bytes])
     before = sorted(context.folder.path.rglob("*"))
     search.save(str(context.folder.path / "snapshot"))
     assert sorted(context.folder.path.rglob("*")) == before
+
+
+# Where a study lies
+
+
+def test_a_study_in_a_database_is_gone_on_with_and_read_beside(
+    start: Start, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    context = start(study=url)
+    done = run(open_search(context), 2)
+    reader = optuna.load_study(study_name=None, storage=url)
+    assert [trial.state.name for trial in reader.trials] == ["COMPLETE", "COMPLETE"]
+    again = open_search(context)
+    agreed(again)
+    assert keys([suggest(again, "next")])[0] not in keys(done)
+    assert not (context.folder.path / "studies").exists()
+
+
+def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"study sqlite:///.*/absent/x.db: cannot be opened"):
+        open_database(f"sqlite:///{tmp_path}/absent/x.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("mysql://host/db", "neither journal nor"),
+        ("study.db", "neither journal nor"),
+        ("postgresql://me:secret@host/db", "the URL holds a password"),
+    ],
+)
+def test_other_addresses_and_passwords_are_refused(url: str, problem: str) -> None:
+    [line] = problems("local/maze2d-umaze-v1", study=url)
+    assert line.startswith("study: ")
+    assert problem in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp", "nsga2", "random"])
+def test_every_sampler_goes_on_from_what_is_done(start: Start, kind: str) -> None:
+    startup = {} if kind == "random" else {"startup_trials": 2}
+    context = start(sampler={"kind": kind, **startup}, trials=6)
+    first = run(open_search(context), 3)
+    second = run(open_search(context), 3, first=3)
+    assert len(set(keys(first + second))) == 6
+    agreed(open_search(context))
+
+
+def test_a_grid_is_searched_in_order_and_once(start: Start) -> None:
+    space = {"horizon": {"choices": [128, 160]}, "sigma": {"choices": [0.0, 0.1, 1.0]}}
+    context = start(sampler={"kind": "grid"}, trials=9, search=space)
+    configs = run(open_search(context), 3) + run(open_search(context), 3, first=3)
+    values = [
+        (c["values"]["window.horizon"], c["values"]["student.reward_weight"]) for c in configs
+    ]
+    assert values == [(h, s) for h in (128, 160) for s in (0.0, 0.1, 1.0)]
+    assert open_search(context).suggest("more") is None
+
+
+def test_several_objectives_reach_the_study(start: Start) -> None:
+    context = start(
+        objectives=["score", "seconds"], sampler={"kind": "nsga2"}, pruner={"kind": "diverged"}
+    )
+    search = open_search(context)
+    config = suggest(search, "a")
+    search.on_trial_result("a", {"step": 10, "score": 1.0})
+    record = write_record(config, "completed", 7.0)
+    search.on_trial_complete("a")
+    [trial] = search.study.trials
+    assert trial.values == [7.0, record["objectives"]["seconds"]]
+    assert [direction.name for direction in search.study.directions] == ["MAXIMIZE", "MINIMIZE"]
