@@ -75,8 +75,8 @@ def sweep_run(
     with user_errors():
         checked = load_spec(spec)
         if dry or as_json:
-            raise typer.Exit(_dry_run(checked, storage_path(storage), as_json))
-        folder = SweepFolder(check_storage(storage), checked.name)
+            raise typer.Exit(_dry_run(checked, storage_path(storage or checked.storage), as_json))
+        folder = SweepFolder(check_storage(storage or checked.storage), checked.name)
         for name in checked.datasets():
             check_obtainable(name, checked.data.recipe())
         folder.freeze(checked)

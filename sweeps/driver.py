@@ -34,6 +34,7 @@ from sweeps.messages import Messages, log_to
 from sweeps.progress import Progress
 from sweeps.requests import stage_requests
 from sweeps.search import StudySearch
+from sweeps.shared_storage import check_shared
 from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
@@ -83,6 +84,8 @@ class Driver:
             address = os.environ.get("RAY_ADDRESS")
             self.say(f"joining Ray at {address}" if address else "starting Ray on this machine")
             with embedded_ray(self.spec.resources) as available:
+                if address:
+                    check_shared(self.folder.storage)
                 self._build_stages(contexts, available)
                 self._search(contexts, available)
                 with self.progress.every(_HEARTBEAT, self._news):

@@ -21,7 +21,7 @@ from ractd_core.data.flat import DataError
 from ractd_core.data.store import folder_of, is_present, origin_of
 from ractd_core.tasks import LOCAL, DatasetName, Task
 from sweeps.embedded_ray import ResourceError, check_resources
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.layout import StorageError, SweepFolder, TaskContext
 from sweeps.requests import stage_parameters, stage_requests
 from sweeps.sample import sample
 from sweeps.search_space import (
@@ -30,6 +30,7 @@ from sweeps.search_space import (
     is_finite,
     label,
 )
+from sweeps.shared_storage import check_shared
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
 from sweeps.step_times import Rate, parameters_of
@@ -106,18 +107,20 @@ def dry_run(spec: SweepSpec, folder: SweepFolder, times: Times) -> DryRun:
         except DataError as error:
             problems.append(f"tasks: {error}")
     try:
-        check_resources(spec.resources, available(os.environ.get("RAY_ADDRESS")))
-    except (ResourceError, ConnectionError) as error:
+        address = os.environ.get("RAY_ADDRESS")
+        check_resources(spec.resources, available(address, folder.storage))
+    except (ResourceError, StorageError, ConnectionError) as error:
         problems += str(error).splitlines()
     tasks = [_plan(spec, folder, dataset, times) for dataset in spec.datasets()]
     problems += _storage(spec, folder.storage, sum(task.disk_gb for task in tasks))
     return DryRun(spec.name, tasks, problems)
 
 
-def available(address: str | None) -> dict[str, float]:
+def available(address: str | None, storage: Path) -> dict[str, float]:
     """What the Ray at ``address`` has, or this machine would give to a Ray of its own.
 
-    Raises ConnectionError if nobody answers there.
+    Raises ConnectionError if nobody answers there, and :class:`~sweeps.layout.StorageError` if a
+    ``storage`` that is there is not the same on all its nodes.
     """
     if not address:
         return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
@@ -132,6 +135,8 @@ def available(address: str | None) -> dict[str, float]:
         ) from error
     try:
         found: dict[str, float] = ray.cluster_resources()
+        if storage.is_dir() and os.access(storage, os.W_OK):
+            check_shared(storage)
         return found
     finally:
         ray.shutdown()

@@ -100,6 +100,8 @@ class SweepSpec(Config):
 
     ``training_seeds`` students of different seeds make a trial. ``study`` is where Optuna's studies
     lie: in a ``journal`` file per task beside the records, or in the database of that URL.
+    ``storage`` is the folder of stages and sweeps where ``--storage`` does not say; commands that
+    take a sweep's name look for it where they are told.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -116,6 +118,7 @@ class SweepSpec(Config):
     training_seeds: Annotated[int, Field(ge=1, le=100)] = 1
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("score",)
     study: Annotated[str, AfterValidator(_study)] = "journal"
+    storage: str | None = None
     selection: SelectionSpec = SelectionSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()

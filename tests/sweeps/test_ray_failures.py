@@ -23,15 +23,16 @@ from ractd_core.data.generate import LocalRecipe, make_local
 from ractd_core.data.store import load
 from ractd_core.files import write_text
 from ractd_core.tasks import parse_dataset_name
-from sweeps import studies
+from sweeps import shared_storage, studies
 from sweeps.budget import Budget
 from sweeps.build import METRICS, ensure_stage, train_stage
 from sweeps.driver import Driver
 from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import Row, read_rows
-from sweeps.layout import CURVE, SweepFolder, TaskContext
+from sweeps.layout import CURVE, StorageError, SweepFolder, TaskContext
 from sweeps.ledger import RECORD
 from sweeps.progress import Progress
+from sweeps.shared_storage import check_shared
 from sweeps.spec import load_spec
 from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_builds import StageBuilds
@@ -237,3 +238,19 @@ def test_a_sweep_survives_the_loss_of_a_node(
         assert steps == list(range(10, 101, 10))
     for path, about in written.items():
         assert (path.stat().st_ino, path.stat().st_mtime_ns) == (about.st_ino, about.st_mtime_ns)
+
+
+def test_a_storage_that_a_node_does_not_see_is_refused(
+    two_cpus: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_shared(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    # As a node would answer that has another folder under the same path.
+    monkeypatch.setattr(
+        shared_storage, "_sees", lambda marker: Path(marker + ".elsewhere").exists()
+    )
+    with pytest.raises(
+        StorageError, match=r"not the same on every node .*: \d+\.\d+\.\d+\.\d+ does not"
+    ):
+        check_shared(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -182,3 +182,16 @@ def test_a_damaged_spec_does_not_hide_the_other_sweeps(tiny: Spec, storage: Path
     shown = ractd("sweep", "list", "--storage", str(storage))
     assert "good [unknown] local/maze2d-umaze-v1: 0/4 trials" in shown
     assert "bad [unknown]" in shown
+
+
+def test_a_spec_may_say_where_its_storage_is(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.cli._drive", lambda folder, *rest: 0)
+    runner = CliRunner()
+    spec = tiny(storage=str(tmp_path / "shared"))
+    assert runner.invoke(app, ["sweep", "run", str(spec)]).exit_code == 0
+    assert (tmp_path / "shared/sweeps/tiny/spec.yaml").is_file()
+    given = ["sweep", "run", str(spec), "--storage", str(tmp_path / "given")]
+    assert runner.invoke(app, given).exit_code == 0
+    assert (tmp_path / "given/sweeps/tiny/spec.yaml").is_file()

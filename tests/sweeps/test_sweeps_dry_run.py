@@ -303,13 +303,13 @@ def test_a_good_spec_is_planned_as_json_and_nothing_is_written(tiny: Write, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_ray_that_does_not_answer_is_a_problem() -> None:
+def test_a_ray_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match="RAY_ADDRESS not an address: no Ray answers"):
-        available("not an address")
+        available("not an address", tmp_path)
 
 
-def test_this_machine_has_the_cpus_of_this_process() -> None:
-    assert available(None)["CPU"] >= 1
+def test_this_machine_has_the_cpus_of_this_process(tmp_path: Path) -> None:
+    assert available(None, tmp_path)["CPU"] >= 1
 
 
 # The sample that stands for a search
