@@ -6,6 +6,7 @@ after the other while nothing else runs, so that their times compare.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from sweeps.layout import SweepFolder, TaskContext
 from sweeps.messages import log_to
 from sweeps.progress import Progress
 from sweeps.workers import failure_reason
+
+_SETTLE = 3.0
+"""Seconds until the processes that have just played are gone: they slowed the first row timed."""
 
 Work = Callable[[dict[str, Any]], None]
 
@@ -52,6 +56,8 @@ class AfterSearch:
                     f"on {self._spec.evaluation.final_episodes} fresh seeds"
                 )
         self._side_by_side(play_rows, [c for c in contexts if to_play(c)])
+        if any(map(to_time, contexts)):
+            time.sleep(_SETTLE)
         for context in contexts:
             if to_time(context):
                 self._side_by_side(time_rows, [context], self._timed)
