@@ -348,7 +348,8 @@ def ranges(draw: st.DrawFn) -> dict[str, Any]:
 
 
 parameters = st.one_of(
-    ranges(), st.fixed_dictionaries({"choices": st.lists(weights, min_size=1, max_size=4)})
+    ranges(),
+    st.fixed_dictionaries({"choices": st.lists(weights, min_size=1, max_size=4, unique=True)}),
 )
 
 
