@@ -47,9 +47,16 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-4 is a number, as in YAML 1.2, and not a word."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes what the loader would take for a number: a sweep called 0e0."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
 
 
 def parse_yaml(text: str) -> Any:
@@ -221,4 +228,6 @@ def parse_spec(text: str, where: str) -> SweepSpec:
 
 def dump_spec(spec: SweepSpec) -> str:
     """The whole spec, defaults included, as YAML that :func:`parse_spec` reads back."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    table = spec.model_dump(mode="json")
+    text: str = yaml.dump(table, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text

@@ -337,7 +337,7 @@ def test_a_file_wins_over_a_preset_of_its_name(
     assert load_spec("quickstart").name == "good"
 
 
-names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
+names = st.from_regex(r"[a-z][a-z0-9._-]{0,20}", fullmatch=True)
 weights = st.floats(0, 1e6, allow_nan=False)
 
 
@@ -456,3 +456,9 @@ def test_selection_and_final_evaluation_never_share_a_seed() -> None:
     parse({**GOOD, "evaluation": {"selection_episodes": room - 1}})
     [problem] = problems({**GOOD, "evaluation": {"selection_episodes": room}})
     assert problem.startswith("evaluation.selection_episodes: ")
+
+
+@pytest.mark.parametrize("name", ["0e0", "1e5", "12", "1.5"])
+def test_a_name_that_looks_like_a_number_is_read_back_as_a_name(name: str) -> None:
+    spec = parse(changed()).model_copy(update={"name": name})
+    assert parse_spec(dump_spec(spec), "spec.yaml").name == name
