@@ -53,7 +53,9 @@ def _products(
     """Each output step's product of the weight with the input's steps that it sees.
 
     ``input`` (batch, inputs, length), ``seen`` (output length, kernel), any number but a step's
-    where there is none, ``weight`` (kernel, inputs, outputs), ``bias`` (outputs,).
+    where there is none, ``weight`` (kernel, inputs, outputs), ``bias`` (outputs,). Raises
+    NotImplementedError for grouped convolutions, which no network here has: without it a graph of
+    them would be wrong in silence.
     """
     if groups != 1:
         raise NotImplementedError(f"convolutions of one group are expected, found {groups} groups")
