@@ -24,10 +24,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tests that start a Ray use all CPUs by themselves; the others run side by side.
+# Tests that start a Ray spend half of their time waiting for it: two at once, the longest first.
 test: lint
 	$(BIN)/python -m pytest -m 'not ray' -n auto --maxprocesses 8
-	$(BIN)/python -m pytest -m 'ray and not failures'
+	$(BIN)/python -m pytest -m 'ray and not failures' -n 2 --dist worksteal
 
 # Ten minutes of killing workers, builders and nodes; not part of CI.
 test-failures: $(READY)

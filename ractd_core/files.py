@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,15 @@ class FileError(ValueError):
 def home() -> Path:
     """``RACTD_HOME`` (default ``~/.ractd``): caches and the default storage."""
     return Path(os.environ.get("RACTD_HOME") or Path.home() / ".ractd").expanduser().absolute()
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether ``error`` or what caused it, here or in another process, is a full disk or quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
 
 
 def sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ from sweeps.ledger import Record
 from sweeps.stage_store import MANIFEST
 
 _CLOCK = "clock.json"
+_PAUSE = 30.0
 
 
 class Budget:
@@ -27,6 +28,7 @@ class Budget:
         self._device_seconds = sum(map(device_seconds, folder.trials))
         self._counted: set[Path] = set()
         self._count_stages()
+        self._no_room_until = 0.0
 
     def tick(self) -> None:
         """Write down how long the drivers have run."""
@@ -55,8 +57,17 @@ class Budget:
             return f"budget.device_hours {self._limits.device_hours:g} are spent"
         return None
 
+    def lacked_room(self) -> None:
+        """Let nothing begin for a while: a quota shows in writes that fail and in nothing else."""
+        self._no_room_until = time.monotonic() + _PAUSE
+
     def crowded(self) -> str | None:
         """Why nothing may begin for want of room, None while there is enough."""
+        if time.monotonic() < self._no_room_until:
+            return (
+                f"paused: {self._folder.storage} is full, by its size or by a quota; free some, "
+                "and the sweep goes on"
+            )
         free = shutil.disk_usage(self._folder.storage).free / 1e9
         if free >= self._limits.free_gb:
             return None

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ractd_core.data.flat import DataError
-from ractd_core.files import FileError
+from ractd_core.files import FileError, lacks_room
 from sweeps.embedded_ray import ResourceError, set_environment
 from sweeps.layout import StorageError, SweepFolder
 from sweeps.spec import SpecError
@@ -40,6 +40,11 @@ def main(storage: str, name: str) -> int:
     except KeyboardInterrupt:
         return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
     except (ValueError, RuntimeError, OSError) as error:
+        if lacks_room(error):
+            return _end(
+                f"error: storage {storage} is full, by its size or by a quota; free some, and "
+                f"`ractd sweep resume {name}` goes on from here"
+            )
         known = StorageError | SpecError | DataError | FileError | ResourceError | TasksFailedError
         if not isinstance(error, known):
             traceback.print_exc()

@@ -22,7 +22,7 @@ from ractd_core.data.acquire import ensure
 from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
-from ractd_core.files import read_json, write_json
+from ractd_core.files import lacks_room, read_json, write_json
 from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
 from sweeps.confirmation import candidates, confirmation_key, to_confirm, winner
@@ -39,7 +39,7 @@ from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
 from sweeps.studies import open_database
-from sweeps.sweep_search import QuietProgress, SweepSearch
+from sweeps.sweep_search import NO_ROOM, QuietProgress, SweepSearch
 from sweeps.trial import run_trial
 
 _HEARTBEAT = 5.0
@@ -252,7 +252,12 @@ class Driver:
 def _tune_trial(config: dict[str, Any]) -> None:
     context = config["context"]
     log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
-    run_trial(config, tune.report)
+    try:
+        run_trial(config, tune.report)
+    except OSError as error:
+        if not lacks_room(error):
+            raise
+        tune.report({NO_ROOM: True})
 
 
 def _number(value: Any) -> str:

@@ -15,6 +15,9 @@ from ray.tune.search import Searcher
 from sweeps.budget import Budget
 from sweeps.search import StudySearch
 
+NO_ROOM = "no_room"
+"""What a trial reports that could not write for want of room, before it ends."""
+
 
 class SweepSearch(Searcher):
     """Suggests from one of ``searches`` while the budget lasts.
@@ -54,14 +57,18 @@ class SweepSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a score on."""
-        self._of[trial_id].on_trial_result(trial_id, result)
+        if NO_ROOM in result:
+            self._budget.lacked_room()
+        else:
+            self._of[trial_id].on_trial_result(trial_id, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass a trial's end on."""
-        crowded = self._budget.crowded() is not None
-        self._of.pop(trial_id).on_trial_complete(trial_id, error, crowded=crowded)
+        no_room = NO_ROOM in (result or {})
+        crowded = no_room or self._budget.crowded() is not None
+        self._of.pop(trial_id).on_trial_complete(trial_id, error or no_room, crowded=crowded)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its search for a snapshot that is never restored."""

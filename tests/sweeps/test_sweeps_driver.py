@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ractd_core.config import Recipe
 from ractd_core.tasks import parse_dataset_name
+from sweeps.drive import main as drive
 from sweeps.driver import Driver, TasksFailedError
 from sweeps.embedded_ray import ResourceError, capacity, check_resources
 from sweeps.layout import SweepFolder, TaskContext
@@ -227,3 +228,17 @@ def test_what_does_not_fit_names_what_it_asked_for(kind: str) -> None:
     text = str(caught.value)
     for number in (wanted.workers, wanted.cpus, wanted.gpus):
         assert f"{number:g}" in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SweepFolder(tmp_path, "one")
+    folder.freeze(context({"sigma": RANGE}).spec)
+    (folder.path / "events.jsonl").symlink_to("/dev/full")
+    assert drive(str(tmp_path), "one") == 1
+    said = capsys.readouterr().err
+    assert f"storage {tmp_path} is full" in said
+    assert "`ractd sweep resume one` goes on" in said
+    assert "Traceback" not in said

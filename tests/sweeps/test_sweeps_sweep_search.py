@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from sweeps.budget import Budget, device_seconds
 from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
-from sweeps.sweep_search import SweepSearch
+from sweeps.sweep_search import NO_ROOM, SweepSearch
 from tests.sweeps.study import Start, keys, open_search, run, suggest, write_record
 
 pytestmark = pytest.mark.usefixtures("project_home")
@@ -212,3 +213,22 @@ def test_all_students_are_kept_unless_asked(start: Start) -> None:
         write_record(config, "completed", float(index))
         search.on_trial_complete(str(index))
     assert len(list(context.folder.trials.root.rglob("*.safetensors"))) == 3
+
+
+def test_a_trial_that_could_not_write_is_tried_again_where_free_space_says_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a quota."""
+    context = start(trials=1)
+    said: list[str] = []
+    search = SweepSearch([open_search(context)], Budget(context.folder), said.append)
+    config = search.suggest("a")
+    search.on_trial_result("a", {NO_ROOM: True})
+    search.on_trial_complete("a", {NO_ROOM: True})
+    assert list(context.folder.trials) == []
+    assert search.suggest("b") is None
+    [line] = said
+    assert "is full, by its size or by a quota" in line
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    assert search.suggest("c") == config
