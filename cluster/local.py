@@ -55,8 +55,14 @@ class LocalBackend:
                 f"{self._run(job.name)['pid']})"
             )
         (folder / "exit").unlink(missing_ok=True)
-        described = {"command": job.command, "environment": dict(job.environment)}
+        described = {
+            "command": job.command,
+            "environment": dict(job.environment),
+            "files": dict(job.files),
+        }
         (folder / "job.json").write_text(json.dumps(described, indent=1) + "\n")
+        for file, text in job.files.items():
+            (folder / file).write_text(text, encoding="utf-8")
         with (folder / "log.txt").open("wb") as log:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _SUPERVISE, "sh", str(folder / "exit"), *job.command],
@@ -64,6 +70,7 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **job.environment},
+                cwd=folder if job.files else None,
                 start_new_session=True,
             )
         run = {
@@ -145,7 +152,8 @@ class LocalBackend:
         if not path.exists():
             raise JobError(f"no job {name} under {self.root} to resume")
         described = json.loads(path.read_text())
-        return self.submit(Job(name, tuple(described["command"]), described["environment"]))
+        command = tuple(described.pop("command"))
+        return self.submit(Job(name, command, **described))
 
     def render(self, job: Job) -> str:
         """A shell command line."""

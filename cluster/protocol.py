@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class JobError(RuntimeError):
@@ -40,17 +42,26 @@ class JobStatus:
 class Job:
     """A command under a name. ``environment`` is added to the backend's own.
 
-    Raises :class:`JobError` for a name that could not be a folder's, and for an empty command.
+    ``files`` (text by plain file name) lie in the folder that the command runs in. ``code`` are
+    folders of Python packages that the command imports; a place that does not have them gets them
+    sent. ``metadata`` is shown beside the job where the place can. Neither holds a secret. Raises
+    :class:`JobError` for a name that could not be a folder's, and for an empty command.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    code: tuple[Path, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if not self.command:
             raise JobError(f"job {self.name} has no command")
+        for file in self.files:
+            if not _FILE.fullmatch(file):
+                raise JobError(f"{file!r} cannot be a file of job {self.name}: use a plain name")
 
 
 def check_name(name: str) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cluster import Job, JobState
 from sweeps.cli_bench import bench_app
+from sweeps.cli_cluster import cluster_app
 from sweeps.cli_data import data_app, tasks
 from sweeps.cli_errors import user_errors
 from sweeps.cli_evaluate import evaluate
@@ -41,6 +42,7 @@ sweep_app = typer.Typer(no_args_is_help=True, help="Run, resume and watch sweeps
 app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(bench_app, name="bench")
+app.add_typer(cluster_app, name="cluster")
 
 Storage = Annotated[
     str | None, typer.Option(help="Folder of stages and sweeps; default RACTD_HOME/storage.")
