@@ -24,7 +24,7 @@ class Budget:
     def __init__(self, folder: SweepFolder) -> None:
         self._folder, self._limits = folder, folder.spec().budget
         self._began = time.monotonic()
-        self._earlier = _seconds(folder)
+        self._earlier = driver_hours(folder) * 3600
         self._device_seconds = sum(map(device_seconds, folder.trials))
         self._counted: set[Path] = set()
         self._count_stages()
@@ -85,8 +85,9 @@ def device_seconds(spent: Record) -> float:
     return float(spent["seconds"]) * int(spent["workers"])
 
 
-def _seconds(folder: SweepFolder) -> float:
+def driver_hours(folder: SweepFolder) -> float:
+    """Hours that the sweep's drivers have run, as written down last."""
     try:
-        return float(read_json(folder.path / _CLOCK)["seconds"])
+        return float(read_json(folder.path / _CLOCK)["seconds"]) / 3600
     except (FileNotFoundError, FileError, KeyError, TypeError):
         return 0.0

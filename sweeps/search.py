@@ -145,8 +145,8 @@ class StudySearch:
         """Tell the study a score, and ask the trial to stop if the pruner gives it up."""
         trial, plan = self._trials[trial_id]
         spec = self.context.spec
-        if len(spec.objectives) > 1:
-            return  # Optuna knows intermediate scores of one objective only
+        if len(spec.objectives) > 1 or result["score"] is None:
+            return  # Optuna knows intermediate scores of one objective only, and only numbers
         with warnings.catch_warnings():
             # A continued trial reports the steps again that the study knows already.
             warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from typing import Any
 from analysis.stats import bootstrap_mean
 from ractd_core.files import FileError, read_json
 from ractd_core.tasks import parse_dataset_name
+from sweeps.budget import driver_hours
 from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
 from sweeps.layout import ABOUT, EPISODES, StorageError, SweepFolder, TaskContext
@@ -172,6 +173,9 @@ class StatusReader:
         if allowed is not None and to_come:
             share = min(1.0, max(0.0, allowed - spent / _HOUR) / to_come)
             to_come, hours = to_come * share, hours and hours * share
+        if spec.budget.hours is not None and hours:
+            share = min(1.0, max(0.0, spec.budget.hours - driver_hours(self.folder)) / hours)
+            to_come, hours = to_come and to_come * share, hours * share
         page = report_page(self.folder)
         return SweepStatus(
             name=self.folder.name,

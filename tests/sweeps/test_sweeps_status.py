@@ -300,14 +300,16 @@ def test_what_is_left_follows_from_rate_and_budget(tiny: Spec, tmp_path: Path) -
         ("free", {}),
         ("tight", {"device_hours": 0.1}),
         ("spent", {"device_hours": 0.01}),
+        ("short", {"hours": 0.05}),
     ):
         spec = load_spec(str(tiny(name=name, trials=8, budget=budget)))
         folder = SweepFolder(tmp_path / "storage", spec.name)
         folder.freeze(spec)
         for minute in (1, 2):
             record(folder, f"k{minute}", "completed", 1.0, minute=minute)
+        write_json(folder.path / "clock.json", {"seconds": 72.0})
         found.append(StatusReader(folder).sweep("running"))
-    free, tight, spent = found
+    free, tight, spent, short = found
     assert free.trials_per_hour == pytest.approx(60.0)
     # Six trials of two workers for a minute each.
     assert (free.hours_left, free.device_hours_left) == pytest.approx((0.1, 0.2))
@@ -315,6 +317,8 @@ def test_what_is_left_follows_from_rate_and_budget(tiny: Spec, tmp_path: Path) -
     assert tight.device_hours_left == pytest.approx(0.1 - 4 / 60)
     assert tight.hours_left == pytest.approx(0.1 * (0.1 - 4 / 60) / 0.2)
     assert (spent.hours_left, spent.device_hours_left) == (0, 0)
+    # 0.02 of 0.05 hours are over, and 0.1 would be needed.
+    assert (short.hours_left, short.device_hours_left) == pytest.approx((0.03, 0.06))
     assert (
         "60 trials per hour; about 6 min left; device time: 4 min spent, about 12 min"
         in to_text(free)
