@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.records import RecordError, Sweep, load_sweep
+from analysis.records import RecordError, Records, load
 from analysis.report import Report, write_report
+from analysis.tables_all import write_tables
 
-__all__ = ["RecordError", "Report", "Sweep", "load_sweep", "write_report"]
+__all__ = ["RecordError", "Records", "Report", "load", "write_report", "write_tables"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.records import Sweep
+from analysis.records import Records
 from analysis.tables import number_texts
 
 NOTE = (
@@ -13,7 +13,7 @@ NOTE = (
 )
 
 
-def winners(sweep: Sweep) -> pd.DataFrame:
+def winners(sweep: Records) -> pd.DataFrame:
     """The trial of each dataset that won: the best confirmed one, or selected while none is.
 
     Of two equals it is the one with the better selection score, and then the earlier one.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.confirmation import winners
-from analysis.flatten import DIAGNOSTICS
-from analysis.records import Sweep
+from analysis.records import Records
+from analysis.schema import DIAGNOSTICS
 from analysis.tables import MISSING, number_texts
 
 NOTE = (
@@ -32,7 +32,7 @@ NOTE = (
 )
 
 
-def diagnostics_table(sweep: Sweep) -> pd.DataFrame:
+def diagnostics_table(sweep: Records) -> pd.DataFrame:
     """One line per dataset whose winner was diagnosed."""
     best = winners(sweep)
     diagnosed = best[list(DIAGNOSTICS)].notna().any(axis=1) | best["diagnostics_failed"].notna()

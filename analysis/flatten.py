@@ -1,137 +1,22 @@
-"""Flatten one document of the storage into one line of a tidy frame.
-
-Each `*_COLUMNS` names a frame's columns with their types; the function beside it fills one line.
-"""
+"""Flatten one document of the storage into one line of a tidy frame; schema.py has the columns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from analysis.document import Document
+from analysis.schema import (
+    CURVE_METRICS,
+    DIAGNOSTICS,
+    PARAM_PREFIX,
+    QUANTILES,
+    RULES,
+    STATUSES,
+    WEIGHTS,
+)
 
 Line = dict[str, object]
-
-STATUSES = ("completed", "pruned", "failed")
-WEIGHTS = ("ctm_weight", "dsm_weight", "reward_weight")
-PARAM_PREFIX = "params."
-
-_COMMON_COLUMNS = {
-    "key": "str",
-    "task": "str",
-    "dataset": "str",
-    "fingerprint": "str",
-    "ref_min": "float64",
-    "ref_max": "float64",
-    "method": "str",
-    "status": "str",
-    "reason": "str",
-    "horizon": "float64",
-    "ctm_weight": "float64",
-    "dsm_weight": "float64",
-    "reward_weight": "float64",
-    "training_seed": "int64",
-    "training_seeds": "float64",
-    "steps": "float64",
-    "seconds": "float64",
-    "device": "str",
-    "workers": "float64",
-}
-_RULES = ("last", "best", "mean_of_last")
-_QUANTILES = ("q05", "q25", "q50", "q75", "q95")
-DIAGNOSTICS = (
-    "reward_r2_train",
-    "reward_r2_held_out",
-    "reward_r2_own",
-    "reward_rank_own",
-    "reward_bias_own",
-    "reward_pairs_own",
-    "gain",
-    "saturated",
-    "saturated_data",
-    "disagreement",
-    "disagreement_data",
-    "coverage_all",
-    "coverage_all_own",
-    "coverage_high",
-    "coverage_high_own",
-)
-"""What a trial's student was diagnosed with; :mod:`ractd_core.diagnostics` says what they are."""
-
-TRIAL_COLUMNS = (
-    _COMMON_COLUMNS
-    | {
-        "number": "int64",
-        "selection_rule": "str",
-        "selection_score": "float64",
-        "selection_last": "float64",
-        "selection_best": "float64",
-        "selection_mean_of_last": "float64",
-        "selection_std": "float64",
-        "selection_episodes": "float64",
-        "selection_first_seed": "float64",
-    }
-    | {f"selection_{name}": "float64" for name in _QUANTILES}
-    | dict.fromkeys(DIAGNOSTICS, "float64")
-    | {"diagnostics_failed": "str"}
-)
-ROW_COLUMNS = _COMMON_COLUMNS | {
-    "trial": "str",
-    "nfe": "float64",
-    "reward_gradients": "float64",
-    "executed_actions": "float64",
-    "score": "float64",
-    "score_std": "float64",
-    "episodes": "float64",
-    "first_seed": "float64",
-    "return_mean": "float64",
-    "weights": "str",
-    "selection_score": "float64",
-    "confirmation_score": "float64",
-    "gap": "float64",
-    "latency_ms": "float64",
-    "latency_p95_ms": "float64",
-    "latency_batch": "float64",
-}
-CONFIRMATION_COLUMNS = _COMMON_COLUMNS | {
-    "number": "int64",
-    "trial": "str",
-    "retrain": "int64",
-    "selection_score": "float64",
-    "score": "float64",
-    "episodes": "float64",
-    "first_seed": "float64",
-    "gap": "float64",
-}
-_CURVE_METRICS = ("score", "score_std", "episodes", "loss", "ctm", "dsm", "reward", "grad_norm")
-CURVE_COLUMNS = {
-    "key": "str",
-    "number": "int64",
-    "dataset": "str",
-    "status": "str",
-    "horizon": "float64",
-    "ctm_weight": "float64",
-    "dsm_weight": "float64",
-    "reward_weight": "float64",
-    "training_seed": "int64",
-    "step": "int64",
-} | dict.fromkeys(_CURVE_METRICS, "float64")
-STAGE_COLUMNS = {
-    "name": "str",
-    "kind": "str",
-    "horizon": "float64",
-    "steps": "float64",
-    "seconds": "float64",
-    "workers": "float64",
-    "device": "str",
-    "device_seconds": "float64",
-    "loss": "float64",
-}
-DATA_COLUMNS = {
-    "dataset": "str",
-    "task": "str",
-    "fingerprint": "str",
-    "transitions": "int64",
-    "episodes": "int64",
-    "counted": "str",
-}
 
 
 def trial_line(record: Document) -> Line:
@@ -149,12 +34,15 @@ def trial_line(record: Document) -> Line:
     if selection is not None:
         line |= {
             "selection_rule": selection.text("rule"),
-            **{f"selection_{rule}": selection.number(rule) for rule in ("score", *_RULES)},
+            **{f"selection_{rule}": selection.number(rule) for rule in ("score", *RULES)},
             "selection_std": selection.number("std"),
             "selection_episodes": selection.integer("episodes"),
             "selection_first_seed": selection.integer("first_seed"),
-            **{f"selection_{name}": selection.number_or_none(name) for name in _QUANTILES},
+            **{f"selection_{name}": selection.number_or_none(name) for name in QUANTILES},
         }
+    objectives = record.section_or_none("objectives")
+    if objectives is not None:
+        line["latency_ms"] = objectives.number_or_none("latency_ms")
     diagnostics = record.section_or_none("diagnostics")
     if diagnostics is not None:
         line |= {name: diagnostics.number_or_none(name) for name in DIAGNOSTICS}
@@ -218,32 +106,33 @@ def confirmation_line(record: Document) -> Line:
     return line
 
 
-def curve_line(trial: Line, point: Document) -> Line:
-    """One evaluation during training, with its trial's weights; a null metric becomes NaN."""
-    joined = ("key", "number", "dataset", "status", "horizon", *WEIGHTS)
-    return (
-        {name: trial[name] for name in joined}
-        | {key: point.integer(key) for key in ("training_seed", "step")}
-        | {metric: point.number_or_none(metric) for metric in _CURVE_METRICS}
-    )
+def curve_cells(points: Sequence[Document]) -> dict[str, list[Any]]:
+    """What evaluations during training found, by column; a null metric is None."""
+    return {
+        **{name: [point.integer(name) for point in points] for name in ("training_seed", "step")},
+        **{name: [point.number_or_none(name) for point in points] for name in CURVE_METRICS},
+    }
 
 
 def stage_line(manifest: Document) -> Line:
     """One stage: what it is and what it cost in device seconds (seconds times workers)."""
     return {
+        "dataset": manifest.text_or_none("dataset"),
+        "built_by": manifest.text_or_none("sweep"),
         "horizon": manifest.section("config").number_or_none("horizon"),
         "steps": manifest.number("steps"),
         "seconds": manifest.number("seconds"),
-        "workers": manifest.integer("workers"),
+        "workers": manifest.number("workers"),
         "device": manifest.text("device"),
         "device_seconds": manifest.number("device_seconds"),
         "loss": manifest.number_or_none("loss"),
     }
 
 
-def data_line(document: Document) -> Line:
+def data_line(sweep: str, document: Document) -> Line:
     """One dataset: its size, and what of it was counted to score its behaviour."""
     return {
+        "sweep": sweep,
         "dataset": document.text("dataset"),
         "task": document.text("task"),
         "fingerprint": document.text("fingerprint"),
@@ -253,10 +142,67 @@ def data_line(document: Document) -> Line:
     }
 
 
+def seed_lines(record: Document, line: Line) -> Iterable[Line]:
+    """What a record says of each of its students, if it does."""
+    owner = record.text("kind")
+    place = {"trial": "selection", "confirmation": "confirmation", "row": "evaluation"}[owner]
+    section = record.section_or_none(place)
+    if section is None or "seeds" not in section.fields:
+        return
+    rule = str(line.get("selection_rule", "score")).replace("-", "_")
+    for seed in section.sections("seeds"):
+        yield {
+            "sweep": line["sweep"],
+            "owner": owner,
+            "key": line["key"],
+            "training_seed": seed.integer("training_seed"),
+            "score": seed.number(rule if owner == "trial" else "score"),
+            **({each: seed.number(each) for each in RULES} if owner == "trial" else {}),
+        }
+
+
+def latency_line(owner: str, line: Line) -> Line | None:
+    """How long a row or trial takes to decide; None if it was not timed.
+
+    A row's time is shared by the actions that are executed of its window, of which a maze's plan
+    has no number.
+    """
+    median = line.get("latency_ms")
+    if not isinstance(median, float):
+        return None
+    actions = line.get("executed_actions")
+    shared = actions if isinstance(actions, float) else 1.0
+    of_row = "action" if isinstance(actions, float) else "plan"
+    kept = ("sweep", "key", "task", "dataset", "method", "horizon", "device")
+    return {name: line[name] for name in kept} | {
+        "owner": owner,
+        **{name: line.get(name) for name in ("nfe", "reward_gradients", "executed_actions")},
+        "batch": line.get("latency_batch", 1),
+        "median_ms": median,
+        "p95_ms": line.get("latency_p95_ms"),
+        "per": of_row if owner == "row" else "window",
+        "seconds": median / 1000 / shared,
+    }
+
+
+def event_line(sweep: str, event: Document) -> Line:
+    """One event of a sweep's log."""
+    texts = ("kind", "state", "text", "name", "key", "dataset")
+    return {
+        "sweep": sweep,
+        "time": event.time_or_none("time"),
+        **{name: event.text_or_none(name) for name in texts},
+        **{name: event.number_or_none(name) for name in ("seconds", "device_seconds")},
+    }
+
+
 def _common(record: Document) -> Line:
     params = record.section("params")
     return {
-        **{key: record.text(key) for key in ("key", "task", "dataset", "fingerprint", "method")},
+        **{
+            key: record.text(key)
+            for key in ("sweep", "key", "task", "dataset", "fingerprint", "method")
+        },
         "ref_min": record.number("ref_min"),
         "ref_max": record.number("ref_max"),
         "status": record.one_of("status", STATUSES),
@@ -269,4 +215,12 @@ def _common(record: Document) -> Line:
         "seconds": record.number_or_none("seconds"),
         "device": record.text_or_none("device"),
         "workers": record.number_or_none("workers"),
+        "finished": record.time_or_none("finished"),
+        "versions": _versions(record.section_or_none("versions")),
     }
+
+
+def _versions(section: Document | None) -> str | None:
+    if section is None or not section.fields:
+        return None
+    return ", ".join(f"{name} {section.text(name)}" for name in section.fields)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
-from analysis.records import Sweep
+from analysis.records import Records
 
 _RULES = {
     "last": "its last weights' score",
@@ -15,21 +15,30 @@ _RULES = {
 }
 
 
-def protocol_lines(sweep: Sweep) -> tuple[str, ...]:
+def protocol_lines(sweep: Records) -> tuple[str, ...]:
     """The sentences without which the scores of a report cannot be read."""
-    return (
-        *_data_lines(sweep),
-        *_selection_lines(sweep),
-        *_confirmation_lines(sweep),
-        *_evaluation_lines(sweep),
-        *_method_lines(sweep),
-        *_interval_lines(sweep),
-        *_published_lines(sweep),
-        *_caveats(sweep),
+    return (*footnotes(sweep), *_published_lines(sweep))
+
+
+def footnotes(sweep: Records) -> tuple[str, ...]:
+    """What stands under a table of scores that were measured here; no sentence twice."""
+    return tuple(
+        dict.fromkeys(
+            (
+                *_data_lines(sweep),
+                *_selection_lines(sweep),
+                *_confirmation_lines(sweep),
+                *_evaluation_lines(sweep),
+                *_method_lines(sweep),
+                *_interval_lines(sweep),
+                *_caveats(sweep),
+                *_version_lines(sweep),
+            )
+        )
     )
 
 
-def _data_lines(sweep: Sweep) -> list[str]:
+def _data_lines(sweep: Records) -> list[str]:
     scales = _scales(sweep)
     return [
         f"Data: {data['dataset']} (task {data['task']}, fingerprint {data['fingerprint'][:8]}), "
@@ -39,7 +48,7 @@ def _data_lines(sweep: Sweep) -> list[str]:
     ]
 
 
-def _scales(sweep: Sweep) -> dict[str, str]:
+def _scales(sweep: Records) -> dict[str, str]:
     frame = pd.concat([sweep.trials, sweep.rows])[["dataset", "ref_min", "ref_max"]]
     return {
         line["dataset"]: f" A score of 0 is a return of {line['ref_min']:g} (random), "
@@ -48,7 +57,7 @@ def _scales(sweep: Sweep) -> dict[str, str]:
     }
 
 
-def _selection_lines(sweep: Sweep) -> list[str]:
+def _selection_lines(sweep: Records) -> list[str]:
     columns = ["selection_rule", "selection_episodes", "selection_first_seed"]
     rules = sweep.trials.dropna(subset=columns).drop_duplicates(columns)
     if rules.empty:
@@ -62,7 +71,7 @@ def _selection_lines(sweep: Sweep) -> list[str]:
     ]
 
 
-def _confirmation_lines(sweep: Sweep) -> list[str]:
+def _confirmation_lines(sweep: Records) -> list[str]:
     found = sweep.confirmations.dropna(subset=["score"])
     return [
         f"Confirmation: the best trials play {each['episodes']:.0f} more episodes, seeds "
@@ -73,7 +82,7 @@ def _confirmation_lines(sweep: Sweep) -> list[str]:
     ]
 
 
-def _interval_lines(sweep: Sweep) -> list[str]:
+def _interval_lines(sweep: Records) -> list[str]:
     episodes = (
         "Interval: 95 % percentile bootstrap of the mean over evaluation episodes (for the data, "
         "over its own), 5000 resamples. It does not cover the spread between training seeds."
@@ -87,7 +96,7 @@ def _interval_lines(sweep: Sweep) -> list[str]:
     ]
 
 
-def _evaluation_lines(sweep: Sweep) -> list[str]:
+def _evaluation_lines(sweep: Records) -> list[str]:
     completed = sweep.rows[sweep.rows["status"] == "completed"]
     if completed.empty:
         return ["Final rows: none yet, so no score here is free of selection."]
@@ -111,7 +120,7 @@ def _evaluation_lines(sweep: Sweep) -> list[str]:
     return [*lines, f"Training seeds: {seeds}.{caution}"]
 
 
-def _method_lines(sweep: Sweep) -> list[str]:
+def _method_lines(sweep: Records) -> list[str]:
     played = set(sweep.rows["method"].map(method_of))
     known = "; ".join(f"{name}: {each.label}" for name, each in METHODS.items() if name in played)
     return [f"Methods: {known}."] if known else []
@@ -127,7 +136,7 @@ def _seeds(first: float, count: float) -> str:
     return f"{first:.0f} to {first + count - 1:.0f}"
 
 
-def _published_lines(sweep: Sweep) -> list[str]:
+def _published_lines(sweep: Records) -> list[str]:
     rows = published_ractd(sweep.tasks)
     return [
         f"Published row for {row['task']}: table {row['table']}, {row['source']}. It was measured "
@@ -136,7 +145,12 @@ def _published_lines(sweep: Sweep) -> list[str]:
     ]
 
 
-def _caveats(sweep: Sweep) -> list[str]:
+def _version_lines(sweep: Records) -> list[str]:
+    found = pd.concat([sweep.trials["versions"], sweep.rows["versions"]]).dropna().unique()
+    return [f"Versions: {text}." for text in sorted(found)]
+
+
+def _caveats(sweep: Records) -> list[str]:
     if "maze2d-umaze" not in map(base_task, sweep.tasks):
         return []
     return [

@@ -1,39 +1,43 @@
-"""Load a sweep's records from the storage as tidy frames."""
+"""Load the records of one or more sweeps from the storage as tidy frames."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis import flatten
+from analysis import flatten, schema
 from analysis.document import (
-    EPISODE_COLUMNS,
     Document,
     RecordError,
     read_document,
     read_episodes,
     read_lines,
+    read_log,
     read_record,
 )
 from analysis.flatten import Line
+from analysis.schema import Column
 
-__all__ = ["RecordError", "Sweep", "load_sweep"]
+__all__ = ["RecordError", "Records", "load"]
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Everything that a sweep has recorded.
+class Records:
+    """Everything that the sweeps asked for have recorded; SCHEMA.md has the frames' columns.
 
-    Scores are normalized: 0 is the random policy's return, 100 the reference expert's.
+    Scores are normalized: 0 is the random policy's return, 100 the reference expert's. Keys and
+    numbers are those within one sweep: join by `sweep` and `key`.
     """
 
-    name: str
-    folder: Path
-    created: str
+    sweeps: pd.DataFrame
+    """One line per sweep, in the order asked for."""
     trials: pd.DataFrame
     """One line per finished trial; `params.<name>` columns hold further searched parameters."""
     rows: pd.DataFrame
@@ -43,17 +47,21 @@ class Sweep:
     curves: pd.DataFrame
     """One line per evaluation during training, with its trial's key and weights."""
     episodes: pd.DataFrame
-    """One line per evaluation episode; `owner` is "trial" or "row", `key` the owner's key."""
+    """One line per evaluation episode of a trial, confirmation or row."""
+    seeds: pd.DataFrame
+    """One line per training seed of a trial, confirmation or row, with its score."""
     stages: pd.DataFrame
     """One line per stage in use by trials or rows; no manifest leaves its figures NaN."""
     uses: pd.DataFrame
-    """One line per trial and stage that it was built from: `trial` key and `stage` name."""
+    """One line per trial and stage that it was built from."""
+    latency: pd.DataFrame
+    """One line per row or trial that was timed."""
     data: pd.DataFrame
     """One line per dataset."""
     behaviour: pd.DataFrame
     """One line per episode (mazes: stretch) of a dataset, with the score of its behaviour."""
-    unfinished_trials: int
-    unfinished_rows: int
+    events: pd.DataFrame
+    """One line per event of the sweeps' logs."""
 
     @property
     def datasets(self) -> list[str]:
@@ -65,50 +73,158 @@ class Sweep:
         """The names of all tasks that anything was recorded on, sorted."""
         return self._names("task")
 
+    @property
+    def name(self) -> str:
+        """The sweeps' names in one line."""
+        return ", ".join(self.sweeps["sweep"])
+
+    @property
+    def created(self) -> str:
+        """When the first of them began, ISO 8601."""
+        return str(self.sweeps["created"].min())
+
+    @property
+    def folder(self) -> Path:
+        """The first one's folder."""
+        return Path(self.sweeps["folder"].iloc[0])
+
+    @property
+    def unfinished_trials(self) -> int:
+        """Trials that have begun and have no record."""
+        return int(self.sweeps["unfinished_trials"].sum())
+
+    @property
+    def unfinished_rows(self) -> int:
+        """Final rows that have begun and have no record."""
+        return int(self.sweeps["unfinished_rows"].sum())
+
     def _names(self, column: str) -> list[str]:
         frames = (self.data, self.trials, self.rows)
         return sorted({str(name) for frame in frames for name in frame[column]})
 
 
-def load_sweep(storage: Path, name: str) -> Sweep:
-    """Read the sweep `name` under `storage`; RecordError names the file that cannot be read."""
-    folder = _find(storage, name)
-    trial_folders, unfinished_trials = _finished(folder / "trials")
-    confirmed, _ = _finished(folder / "confirmations")
-    row_folders, unfinished_rows = _finished(folder / "rows")
-    trials = {path: read_record(path / "record.json", "trial") for path in trial_folders}
-    rows = {path: read_record(path / "record.json", "row") for path in row_folders}
-    trial_lines = {path: flatten.trial_line(record) for path, record in trials.items()}
-    row_lines = {path: flatten.row_line(record) for path, record in rows.items()}
-    confirmations = {path: read_record(path / "record.json", "confirmation") for path in confirmed}
-    current = _current(folder / "current.json")
-    rows = _of_now(rows, current, "rows")
-    row_lines = {path: line for path, line in row_lines.items() if path in rows}
-    confirmations = _of_now(confirmations, current, "confirmations")
-    data = [read_document(path) for path in sorted((folder / "data").glob("*.json"))]
-    return Sweep(
-        name=name,
-        folder=folder,
-        created=read_document(folder / "sweep.json").text("created"),
-        trials=_frame(trial_lines.values(), flatten.TRIAL_COLUMNS).sort_values(
-            ["dataset", "number"], ignore_index=True
-        ),
-        rows=_frame(row_lines.values(), flatten.ROW_COLUMNS),
-        confirmations=_frame(
-            map(flatten.confirmation_line, confirmations.values()), flatten.CONFIRMATION_COLUMNS
-        ).sort_values(["dataset", "number"], ignore_index=True),
-        curves=_frame(_curve_lines(trial_lines), flatten.CURVE_COLUMNS),
-        episodes=_episodes(trial_lines, row_lines),
-        stages=_frame(
-            _stage_lines(storage / "stages", [*trials.values(), *rows.values()]),
-            flatten.STAGE_COLUMNS,
-        ),
-        uses=_frame(_use_lines(trials.values()), {"trial": "str", "stage": "str"}),
-        data=_frame(map(flatten.data_line, data), flatten.DATA_COLUMNS),
-        behaviour=_frame(_behaviour_lines(data), {"dataset": "str", "score": "float64"}),
-        unfinished_trials=unfinished_trials,
-        unfinished_rows=unfinished_rows,
+@dataclass(frozen=True)
+class _Owned:
+    """A record's folder, what it says, and its line."""
+
+    folder: Path
+    record: Document
+    line: Line
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was read of one sweep."""
+
+    about: Line
+    trials: list[_Owned]
+    confirmations: list[_Owned]
+    rows: list[_Owned]
+    data: list[Document]
+    events: list[Document] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.about["sweep"])
+
+    @property
+    def owners(self) -> list[_Owned]:
+        return [*self.trials, *self.confirmations, *self.rows]
+
+
+def load(storage: Path | str, sweeps: Sequence[str] | None = None) -> Records:
+    """Read `sweeps` of `storage`, by default all that are there.
+
+    It reads finished records alone, so it works while a sweep runs: what has no record yet is
+    counted in the frame `sweeps`. A frame without lines has its columns and types all the same.
+    RecordError names the file that is torn, damaged or of another release, and sweeps that are not
+    there.
+    """
+    root = Path(storage)
+    parts = [_read(root, name) for name in _chosen(root, sweeps)]
+    trials = [each for part in parts for each in part.trials]
+    rows = [each for part in parts for each in part.rows]
+    confirmations = [each for part in parts for each in part.confirmations]
+    owners = [each for part in parts for each in part.owners]
+    return Records(
+        sweeps=_frame((part.about for part in parts), schema.SWEEPS),
+        trials=_frame((each.line for each in trials), schema.TRIALS),
+        rows=_frame((each.line for each in rows), schema.ROWS),
+        confirmations=_frame((each.line for each in confirmations), schema.CONFIRMATIONS),
+        curves=_curves(trials),
+        episodes=_episodes(owners),
+        seeds=_frame(_seed_lines(owners), schema.SEEDS),
+        stages=_frame(_stage_lines(root / "stages", [*trials, *rows]), schema.STAGES),
+        uses=_frame(_use_lines(trials), schema.USES),
+        latency=_frame(_latency_lines([*trials, *rows]), schema.LATENCY),
+        data=_frame(_data_lines(parts), schema.DATA),
+        behaviour=_frame(_behaviour_lines(parts), schema.BEHAVIOUR),
+        events=_frame(_event_lines(parts), schema.EVENTS),
     )
+
+
+def _chosen(storage: Path, sweeps: Sequence[str] | None) -> list[str]:
+    names = sorted(path.parent.name for path in (storage / "sweeps").glob("*/sweep.json"))
+    asked = names if sweeps is None else list(dict.fromkeys(sweeps))
+    for name in asked:
+        if name not in names:
+            near = difflib.get_close_matches(name, names)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise RecordError(f"no sweep {name!r} in {_there(storage, names)}{hint}")
+    if not asked:
+        raise RecordError(f"no sweep asked for, expected one or more of {_there(storage, names)}")
+    return asked
+
+
+def _there(storage: Path, names: Sequence[str]) -> str:
+    there = ", ".join(names) if names else "none; run one first or name another storage"
+    return f"{storage / 'sweeps'}; sweeps there: {there}"
+
+
+def _read(storage: Path, name: str) -> _Part:
+    folder = storage / "sweeps" / name
+    created = read_document(folder / "sweep.json").text("created")
+    trials, unfinished_trials = _records(folder / "trials", "trial", flatten.trial_line)
+    confirmations, _ = _records(folder / "confirmations", "confirmation", flatten.confirmation_line)
+    rows, unfinished_rows = _records(folder / "rows", "row", flatten.row_line)
+    current = _current(folder / "current.json")
+    log = folder / "events.jsonl"
+    return _Part(
+        about={
+            "sweep": name,
+            "folder": str(folder),
+            "created": created,
+            "unfinished_trials": unfinished_trials,
+            "unfinished_rows": unfinished_rows,
+        },
+        trials=sorted(trials, key=_place),
+        confirmations=sorted(_of_now(confirmations, current, "confirmations"), key=_place),
+        rows=_of_now(rows, current, "rows"),
+        data=[read_document(path) for path in sorted((folder / "data").glob("*.json"))],
+        events=read_log(log) if log.is_file() else [],
+    )
+
+
+def _place(owned: _Owned) -> tuple[str, int]:
+    return owned.record.text("dataset"), owned.record.integer("number")
+
+
+def _records(parent: Path, kind: str, line: Callable[[Document], Line]) -> tuple[list[_Owned], int]:
+    """The finished records of one kind by the names of their folders, and how many are not."""
+    folders = _subfolders(parent)
+    finished = [folder for folder in folders if (folder / "record.json").exists()]
+    records = [(folder, read_record(folder / "record.json", kind)) for folder in finished]
+    owned = [_Owned(folder, record, line(record)) for folder, record in records]
+    return owned, len(folders) - len(finished)
+
+
+def _subfolders(parent: Path) -> list[Path]:
+    """Sorted; a name with a leading dot is a temporary folder of a write in progress."""
+    if not parent.is_dir():
+        return []
+    with os.scandir(parent) as entries:
+        names = [each.name for each in entries if each.is_dir() and not each.name.startswith(".")]
+    return [parent / name for name in sorted(names)]
 
 
 def _current(path: Path) -> Mapping[str, Mapping[str, list[str]]]:
@@ -120,80 +236,90 @@ def _current(path: Path) -> Mapping[str, Mapping[str, list[str]]]:
 
 
 def _of_now(
-    records: Mapping[Path, Document],
-    current: Mapping[str, Mapping[str, list[str]]],
-    part: str,
-) -> dict[Path, Document]:
+    records: Iterable[_Owned], current: Mapping[str, Mapping[str, list[str]]], part: str
+) -> list[_Owned]:
     """Those of ``records`` that an extension of the sweep has not replaced."""
-    return {
-        path: record
-        for path, record in records.items()
-        if path.name in current.get(record.text("dataset"), {}).get(part, [path.name])
-    }
-
-
-def _find(storage: Path, name: str) -> Path:
-    names = sorted(path.parent.name for path in (storage / "sweeps").glob("*/sweep.json"))
-    if name in names:
-        return storage / "sweeps" / name
-    near = difflib.get_close_matches(name, names)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    there = ", ".join(names) if names else "none; run one first or name another storage"
-    raise RecordError(f"no sweep {name!r} in {storage / 'sweeps'}; sweeps there: {there}{hint}")
-
-
-def _finished(parent: Path) -> tuple[list[Path], int]:
-    """The folders with a record, sorted, and how many others there are."""
-    if not parent.is_dir():
-        return [], 0
-    # a name with a leading dot is a temporary folder of a write in progress
-    folders = [p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    finished = [path for path in folders if (path / "record.json").is_file()]
-    return finished, len(folders) - len(finished)
-
-
-def _frame(lines: Iterable[Line], columns: Mapping[str, str]) -> pd.DataFrame:
-    """A frame with `columns` first and typed even when empty, then whatever else lines hold."""
-    rows = list(lines)
-    further = sorted({name for row in rows for name in row} - set(columns))
-    frame = pd.DataFrame(rows, columns=[*columns, *further])
-    return frame.astype(dict(columns))
-
-
-def _curve_lines(trials: Mapping[Path, Line]) -> list[Line]:
     return [
-        flatten.curve_line(line, point)
-        for folder, line in trials.items()
-        if (folder / "curve.jsonl").is_file()
-        for point in read_lines(folder / "curve.jsonl")
+        each
+        for each in records
+        if each.folder.name
+        in current.get(each.record.text("dataset"), {}).get(part, [each.folder.name])
     ]
 
 
-def _episodes(trials: Mapping[Path, Line], rows: Mapping[Path, Line]) -> pd.DataFrame:
-    frames = []
-    for owner, lines in (("trial", trials), ("row", rows)):
-        for folder, line in lines.items():
-            path = folder / "episodes.csv"
-            if not path.is_file():
-                continue
-            frame = read_episodes(path)
-            expected = line.get("episodes")
-            counts = set(frame["training_seed"].value_counts())
-            if expected is not None and counts != {expected}:
-                found = ", ".join(map(str, sorted(counts))) or "no"
-                raise RecordError(
-                    f"{path}: {found} episodes, expected {expected} as in record.json; "
-                    "move the folder away and resume the sweep to evaluate it again"
-                )
-            frames.append(frame.assign(owner=owner, key=str(line["key"])))
-    columns = ["owner", "key", *EPISODE_COLUMNS]
-    return (
-        pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame([], None, columns)
+def _frame(
+    lines: Iterable[Line], columns: Mapping[str, Column], extra: bool = True
+) -> pd.DataFrame:
+    """A frame with `columns`, typed even when empty, and with `extra` what else lines hold."""
+    rows = list(lines)
+    further = sorted(set().union(*rows) - set(columns)) if extra else []
+    typed = {
+        name: pd.Series([row.get(name) for row in rows], dtype=column.dtype)
+        for name, column in columns.items()
+    }
+    return pd.DataFrame(
+        typed | {name: pd.Series([row.get(name) for row in rows]) for name in further}
     )
 
 
-def _stage_lines(stages: Path, records: Iterable[Document]) -> Iterable[Line]:
-    for name in sorted({name for record in records for name in _stage_names(record)}):
+def _curves(trials: Sequence[_Owned]) -> pd.DataFrame:
+    paths = [each.folder / "curve.jsonl" for each in trials]
+    points = [read_lines(path) if path.is_file() else [] for path in paths]
+    whose = _frame((each.line for each in trials), schema.CURVE_OWNER, extra=False)
+    cells = flatten.curve_cells([point for curve in points for point in curve])
+    return _repeated(whose, [len(curve) for curve in points], cells, schema.CURVES)
+
+
+def _episodes(owners: Sequence[_Owned]) -> pd.DataFrame:
+    tables = [np.empty((0, len(schema.EPISODE_CELLS)))]
+    played = [each for each in owners if (each.folder / "episodes.csv").is_file()]
+    for each in played:
+        path = each.folder / "episodes.csv"
+        table = read_episodes(path)
+        _check_count(path, table[:, 0], each.line.get("episodes"))
+        tables.append(table)
+    lines = ({**each.line, "owner": each.record.text("kind")} for each in played)
+    whose = _frame(lines, schema.OWNER, extra=False)
+    cells = dict(zip(schema.EPISODE_CELLS, np.concatenate(tables).T, strict=True))
+    return _repeated(whose, [len(table) for table in tables[1:]], cells, schema.EPISODES)
+
+
+def _repeated(
+    whose: pd.DataFrame,
+    counts: Sequence[int],
+    cells: Mapping[str, Any],
+    columns: Mapping[str, Column],
+) -> pd.DataFrame:
+    """Each line of `whose` as often as `counts` says, beside the `cells` of all of them."""
+    frame = whose.loc[whose.index.repeat(counts)].reset_index(drop=True)
+    return frame.assign(
+        **{name: pd.Series(cells[name], dtype=columns[name].dtype) for name in cells}
+    )
+
+
+def _check_count(path: Path, training_seeds: np.ndarray, expected: object) -> None:
+    """Whether each student has played the episodes that the record says."""
+    counts = set(np.unique(training_seeds, return_counts=True)[1].tolist())
+    if expected is not None and counts != {expected}:
+        found = ", ".join(map(str, sorted(counts))) or "no"
+        raise RecordError(
+            f"{path}: {found} episodes, expected {expected} as in record.json; "
+            "move the folder away and resume the sweep to evaluate it again"
+        )
+
+
+def _seed_lines(owners: Iterable[_Owned]) -> Iterator[Line]:
+    for each in owners:
+        yield from flatten.seed_lines(each.record, each.line)
+
+
+def _latency_lines(owners: Iterable[_Owned]) -> Iterator[Line]:
+    lines = (flatten.latency_line(each.record.text("kind"), each.line) for each in owners)
+    return (line for line in lines if line is not None)
+
+
+def _stage_lines(stages: Path, owners: Iterable[_Owned]) -> Iterator[Line]:
+    for name in sorted({name for each in owners for name in _stage_names(each.record)}):
         manifest = stages / name / "manifest.json"
         line: Line = {"name": name, "kind": name.partition("-")[0]}
         # a failed trial may name a stage that was never finished
@@ -202,24 +328,36 @@ def _stage_lines(stages: Path, records: Iterable[Document]) -> Iterable[Line]:
         yield line
 
 
-def _use_lines(trials: Iterable[Document]) -> Iterable[Line]:
-    for record in trials:
-        for name in sorted(set(_stage_names(record))):
-            yield {"trial": record.text("key"), "stage": name}
+def _use_lines(trials: Iterable[_Owned]) -> Iterator[Line]:
+    for each in trials:
+        for name in sorted(set(_stage_names(each.record))):
+            yield {"sweep": each.line["sweep"], "trial": each.line["key"], "stage": name}
 
 
 def _stage_names(record: Document) -> list[str]:
     stages = record.section("stages")
     names = [stages.text(role) for role in stages.fields]
     for name in names:
-        if Path(name).name != name:
+        if "/" in name or name in ("", ".", ".."):
             raise RecordError(
                 f"{stages.place}: {name!r} is a path, expected the name of a stage as <kind>-<key>"
             )
     return names
 
 
-def _behaviour_lines(data: Iterable[Document]) -> Iterable[Line]:
-    for document in data:
-        for score in document.numbers("behaviour_scores"):
-            yield {"dataset": document.text("dataset"), "score": score}
+def _data_lines(parts: Iterable[_Part]) -> Iterator[Line]:
+    for part in parts:
+        yield from (flatten.data_line(part.name, document) for document in part.data)
+
+
+def _behaviour_lines(parts: Iterable[_Part]) -> Iterator[Line]:
+    for part in parts:
+        for document in part.data:
+            dataset = document.text("dataset")
+            for score in document.numbers("behaviour_scores"):
+                yield {"sweep": part.name, "dataset": dataset, "score": score}
+
+
+def _event_lines(parts: Iterable[_Part]) -> Iterator[Line]:
+    for part in parts:
+        yield from (flatten.event_line(part.name, event) for event in part.events)

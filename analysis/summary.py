@@ -10,13 +10,14 @@ import pandas as pd
 
 from analysis.methods import method_of
 from analysis.published import SPEED_UP
-from analysis.records import Sweep
+from analysis.records import Records
 from analysis.tables import short_reason, three_digits
 
+_FEW = 8
 _KIND_NAMES = {"teacher": "teacher", "reward": "reward model", "regression": "regression model"}
 
 
-def headlines(sweep: Sweep, benchmark: pd.DataFrame) -> tuple[str, ...]:
+def headlines(sweep: Records, benchmark: pd.DataFrame) -> tuple[str, ...]:
     """The lines that head a report; `benchmark` is `tables.benchmark_table(sweep)`."""
     lines = (*best_lines(benchmark), count_line(sweep), sharing_line(sweep))
     return (*lines, *speed_up_lines(sweep))
@@ -48,7 +49,7 @@ def _confirmed(selected: float, score: float) -> str:
     return f"; selected with {selected:.1f}, confirmed with {score:.1f} (gap {gap:+.1f})"
 
 
-def count_line(sweep: Sweep) -> str:
+def count_line(sweep: Records) -> str:
     """How many trials ended how, and what is unfinished."""
     counts = Counter(sweep.trials["status"])
     parts = [f"{counts[status]} {status}" for status in ("completed", "pruned", "failed")]
@@ -59,17 +60,41 @@ def count_line(sweep: Sweep) -> str:
     return line
 
 
-def failure_lines(sweep: Sweep) -> tuple[str, ...]:
+def failure_lines(sweep: Records) -> tuple[str, ...]:
     """Each reason for which trials or final rows failed, with how often, most frequent first."""
-    reasons: Counter[str] = Counter()
-    for what, frame in (("trial", sweep.trials), ("final row", sweep.rows)):
-        for reason in frame.loc[frame["status"] == "failed", "reason"]:
+    return tuple(
+        f"{line['count']} × {line['of']}: {line['reason']}"
+        for line in failures_table(sweep).to_dict("records")
+    )
+
+
+def failures_table(sweep: Records) -> pd.DataFrame:
+    """Each reason for a failure as text: how often, of what, and which ones (the first few)."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for what, frame, name in (
+        ("trial", sweep.trials, "number"),
+        ("final row", sweep.rows, "method"),
+    ):
+        for line in frame[frame["status"] == "failed"].to_dict("records"):
+            reason = line["reason"]
             text = "no reason recorded" if pd.isna(reason) else short_reason(reason)
-            reasons[f"{what}: {text}"] += 1
-    return tuple(f"{count} × {reason}" for reason, count in reasons.most_common())
+            found.setdefault((what, text), []).append(str(line[name]))
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+    return pd.DataFrame(
+        [
+            {
+                "count": str(len(names)),
+                "of": what,
+                "reason": reason,
+                "which": ", ".join(names[:_FEW]) + (", …" if len(names) > _FEW else ""),
+            }
+            for (what, reason), names in ordered
+        ],
+        columns=["count", "of", "reason", "which"],
+    )
 
 
-def sharing_table(sweep: Sweep) -> pd.DataFrame:
+def sharing_table(sweep: Records) -> pd.DataFrame:
     """Each stage that trials share: kind, horizon, uses, device_seconds spent and saved.
 
     A stage is built once; without sharing each further trial would have built it again. A stage
@@ -85,7 +110,7 @@ def sharing_table(sweep: Sweep) -> pd.DataFrame:
     return table.assign(saved_seconds=(table["uses"] - 1) * table["device_seconds"])
 
 
-def sharing_line(sweep: Sweep) -> str:
+def sharing_line(sweep: Records) -> str:
     """What sharing stages between trials spent and saved, in device time."""
     table = sharing_table(sweep)
     if table.empty:
@@ -104,7 +129,7 @@ def sharing_line(sweep: Sweep) -> str:
     )
 
 
-def speed_up_lines(sweep: Sweep) -> tuple[str, ...]:
+def speed_up_lines(sweep: Records) -> tuple[str, ...]:
     """Median latency of a teacher's decision over RACTD's, where both were measured alike.
 
     Alike means the same dataset, horizon, device and batch; one line for each such set-up and

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
-from analysis.flatten import DIAGNOSTICS, PARAM_PREFIX, WEIGHTS, Line
+from analysis.flatten import Line
 from analysis.methods import METHODS, method_of
 from analysis.published import base_task, published_ractd
-from analysis.records import Sweep
+from analysis.records import Records
+from analysis.schema import DIAGNOSTICS, PARAM_PREFIX, WEIGHTS
 from analysis.stats import bootstrap_mean, iqm, student_mean
+from ractd_core.tasks import all_tasks
 
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
+DOMAINS = {
+    "mujoco": "Gym-MuJoCo",
+    "maze2d": "Maze2d",
+    "antmaze": "AntMaze",
+    "kitchen": "FrankaKitchen",
+    "adroit": "Adroit",
+}
 PUBLISHED = "RACTD (published, D4RL's own data)"
-_DATA = "data (its own behaviour)"
-_ORDER = (_DATA, *METHODS, PUBLISHED)
+DATA = "data (its own behaviour)"
+_ORDER = (DATA, *METHODS, PUBLISHED)
 _BENCHMARK_COLUMNS = {
+    "sweep": "str",
+    "domain": "str",
     "task": "str",
     "dataset": "str",
     "method": "str",
@@ -32,10 +41,13 @@ _BENCHMARK_COLUMNS = {
     "high": "float64",
     "iqm": "float64",
     "episodes": "float64",
+    "last_score": "float64",
     "selection_score": "float64",
     "confirmation_score": "float64",
     "gap": "float64",
     "latency_ms": "float64",
+    "seconds": "float64",
+    "per": "str",
     "training_seed": "float64",
     "training_seeds": "float64",
     "interval_over": "str",
@@ -47,17 +59,20 @@ _REASON_LENGTH = 160
 MISSING = "–"
 
 
-def benchmark_table(sweep: Sweep) -> pd.DataFrame:
+def benchmark_table(sweep: Records) -> pd.DataFrame:
     """One line per completed final row, with the data's own score and the published one.
 
     `low` and `high` bound the 95 % interval: Student's over the means of two or more training
     seeds, else the bootstrap's over episodes (of the data, for its own behaviour), as
-    `interval_over` says; `gap` is selection score minus score; `training_seed` is the first of
-    `training_seeds`. Network calls (`nfe`), the reward
-    model's gradients beside them and latency are those of one plan (mazes) or one executed action.
+    `interval_over` says; of a single one there is none. `last_score` is that of the winner's last
+    weights in the search, whatever rule it was selected by; `gap` is selection score minus score;
+    `training_seed` is the first of `training_seeds`. Network calls (`nfe`), the reward model's
+    gradients beside them, latency and `seconds` are those of one plan (mazes) or one executed
+    action, as `per` says.
     """
     lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
     frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
+    frame["domain"] = frame["task"].map(domain_of).astype("str")
     position = {method: place for place, method in enumerate(_ORDER)}
     order = frame.assign(
         position=frame["method"].map(method_of).map(position).fillna(len(_ORDER) - 1.5),
@@ -73,7 +88,7 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
             "dataset": table["dataset"],
             "method": table["method"],
             "score [95 % CI]": [
-                _interval_text(score, low, high)
+                interval_text(score, low, high)
                 for score, low, high in zip(
                     table["score"], table["low"], table["high"], strict=True
                 )
@@ -120,7 +135,7 @@ def benchmark_terminal(table: pd.DataFrame) -> str:
     return heading + text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
 
 
-def trials_table(sweep: Sweep) -> pd.DataFrame:
+def trials_table(sweep: Records) -> pd.DataFrame:
     """One line per finished trial, with every searched parameter and diagnosis as a column."""
     further = [name for name in sweep.trials.columns if name.startswith(PARAM_PREFIX)]
     return sweep.trials[
@@ -182,30 +197,43 @@ def _markdown_cell(cell: str) -> str:
     return cell.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _data_lines(sweep: Sweep) -> list[Line]:
+def domain_of(task: str) -> str:
+    """The domain's name for a reader; the task's own where D4RL has no such task."""
+    known = all_tasks().get(task)
+    return DOMAINS[known.domain] if known else task
+
+
+def _data_lines(sweep: Records) -> list[Line]:
     lines = []
     for record in sweep.data.to_dict("records"):
-        scores = sweep.behaviour.loc[sweep.behaviour["dataset"] == record["dataset"], "score"]
+        own = sweep.behaviour["sweep"] == record["sweep"]
+        own &= sweep.behaviour["dataset"] == record["dataset"]
+        scores = sweep.behaviour.loc[own, "score"]
         if not scores.empty:
             lines.append(
-                {name: record[name] for name in ("task", "dataset", "fingerprint")}
-                | {"method": _DATA}
+                {name: record[name] for name in ("sweep", "task", "dataset", "fingerprint")}
+                | {"method": DATA}
                 | _score_cells(scores)
             )
     return lines
 
 
-def _row_lines(sweep: Sweep) -> list[Line]:
+def _row_lines(sweep: Records) -> list[Line]:
     completed = sweep.rows[sweep.rows["status"] == "completed"]
     episodes = sweep.episodes[sweep.episodes["owner"] == "row"]
+    last = sweep.trials.set_index(["sweep", "key"])["selection_last"]
     lines = []
     for row in completed.to_dict("records"):
         line: Line = {str(name): row[name] for name in row if name in _BENCHMARK_COLUMNS}
-        own = episodes[episodes["key"] == row["key"]]
+        own = episodes[(episodes["sweep"] == row["sweep"]) & (episodes["key"] == row["key"])]
         if not own.empty:
             line |= _score_cells(own["score"], own["training_seed"])
+        if not pd.isna(row["selection_score"]):
+            line["last_score"] = last.get((row["sweep"], row["trial"]))
         if row["executed_actions"] > 1:
             line |= {name: row[name] / row["executed_actions"] for name in _PER_WINDOW}
+        line["seconds"] = row["latency_ms"] / 1000 / max(1.0, row["executed_actions"])
+        line["per"] = "plan" if pd.isna(row["executed_actions"]) else "action"
         lines.append(line)
     return lines
 
@@ -216,7 +244,7 @@ def _score_cells(scores: pd.Series[float], seeds: pd.Series[int] | None = None) 
     several = len(means) > 1
     interval = student_mean(means) if several else bootstrap_mean(values)
     return {
-        "score": interval.mean,
+        "score": interval.value,
         "low": interval.low,
         "high": interval.high,
         "interval_over": "training seeds" if several else "episodes",
@@ -225,15 +253,15 @@ def _score_cells(scores: pd.Series[float], seeds: pd.Series[int] | None = None) 
     }
 
 
-def _published_lines(sweep: Sweep) -> list[Line]:
+def _published_lines(sweep: Records) -> list[Line]:
     versions = {base_task(task): task for task in sweep.tasks}
     return [
         {
-            "task": versions[row["task"]],
+            "task": versions[base_task(row["task"])],
             "dataset": f"D4RL {row['task']}",
             "method": PUBLISHED,
             "nfe": row["nfe"],
-            "score": row["mean"],
+            "score": row["value"],
         }
         for row in published_ractd(sweep.tasks).to_dict("records")
     ]
@@ -245,8 +273,12 @@ def _weights_text(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def number_texts(values: pd.Series[float], pattern: str) -> list[str]:
     """Each value in `pattern`, a dash where there is none."""
-    write: Callable[[object], str] = pattern.format
-    return [MISSING if value is None or value != value else write(value) for value in values]
+    return [number_text(value, pattern) for value in values]
+
+
+def number_text(value: float | None, pattern: str) -> str:
+    """A value in `pattern`, a dash where there is none."""
+    return MISSING if value is None or value != value else pattern.format(value)
 
 
 def _calls_text(calls: float, gradients: float) -> str:
@@ -260,7 +292,10 @@ def _seeds_text(count: int, first: int) -> str:
     return f"1 (seed {first})" if count == 1 else f"{count} (seeds {first} to {first + count - 1})"
 
 
-def _interval_text(score: float, low: float, high: float) -> str:
+def interval_text(score: float, low: float, high: float) -> str:
+    """A score with its interval, if it has one; a dash without a score."""
+    if pd.isna(score):
+        return MISSING
     if pd.isna(low):
         return f"{score:.1f}"
     return f"{score:.1f} [{low:.1f}, {high:.1f}]"

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from analysis.figures.style import GREY, SCORE_TITLE, apply_style
 from analysis.methods import METHODS, method_of
-from analysis.records import Sweep
+from analysis.records import Records
 
 _BINS = 30
 _DATA = "data"
@@ -36,7 +36,7 @@ class ReturnsInfo:
     groups: tuple[ReturnsGroup, ...]
 
 
-def returns_info(sweep: Sweep, dataset: str) -> ReturnsInfo:
+def returns_info(sweep: Records, dataset: str) -> ReturnsInfo:
     """The returns figure's numbers: the data's behaviour, and the rows in the table's order.
 
     Rows of the same name are pooled; a group without episodes is left out.
@@ -95,7 +95,7 @@ def plot_returns(info: ReturnsInfo) -> go.Figure:
     return apply_style(figure, height=420)
 
 
-def _episode_scores(sweep: Sweep, dataset: str, method: str) -> np.ndarray:
+def _episode_scores(sweep: Records, dataset: str, method: str) -> np.ndarray:
     rows = sweep.rows[(sweep.rows["dataset"] == dataset) & (sweep.rows["method"] == method)]
     owned = (sweep.episodes["owner"] == "row") & sweep.episodes["key"].isin(rows["key"])
     return sweep.episodes.loc[owned, "score"].to_numpy(dtype="float64")

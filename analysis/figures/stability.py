@@ -12,11 +12,13 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from analysis.figures.style import GREY, SCORE_TITLE, apply_style
-from analysis.records import Sweep
+from analysis.records import Records
 
 _SCALE = ["#4f7fd6", "#2fa39a", "#d99a2b"]
 _MARKERS = {"pruned": "x-thin", "failed": "cross"}
 _FAILED_COLOUR = "#d64545"
+_MOST = 200
+"""Trials that can still be told apart, and that a browser draws without delay."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,25 @@ class StabilityLine:
 
 @dataclass(frozen=True)
 class StabilityInfo:
-    """The curves of one dataset's trials, and how many trials have no score to draw."""
+    """The curves of one dataset's trials.
+
+    Besides them, how many trials have no score to draw and how many were left out of too many.
+    """
 
     dataset: str
     horizons: tuple[int, ...]
     lines: tuple[StabilityLine, ...]
     without_curve: int
+    left_out: int
 
 
-def stability_info(sweep: Sweep, dataset: str) -> StabilityInfo:
+def stability_info(sweep: Records, dataset: str) -> StabilityInfo:
     """The stability figure's numbers for the trials on `dataset`, in order of trial number."""
     curves = sweep.curves[sweep.curves["dataset"] == dataset].sort_values(
         ["number", "training_seed", "step"]
     )
     lines = []
-    for _, curve in curves.groupby(["key", "training_seed"], sort=False):
+    for _, curve in curves.groupby(["sweep", "key", "training_seed"], sort=False):
         if curve["score"].isna().all():
             continue
         first = curve.iloc[0]
@@ -75,9 +81,12 @@ def stability_info(sweep: Sweep, dataset: str) -> StabilityInfo:
             )
         )
     trials = int((sweep.trials["dataset"] == dataset).sum())
+    numbers = list(dict.fromkeys(line.number for line in lines))
+    shown = set(numbers[:: max(1, math.ceil(len(numbers) / _MOST))])
+    lines = [line for line in lines if line.number in shown]
     horizons = tuple(sorted({line.horizon for line in lines}))
-    drawn = {line.number for line in lines}
-    return StabilityInfo(dataset, horizons, tuple(lines), trials - len(drawn))
+    without = trials - len(numbers)
+    return StabilityInfo(dataset, horizons, tuple(lines), without, len(numbers) - len(shown))
 
 
 def plot_stability(info: StabilityInfo) -> go.Figure:
@@ -106,7 +115,7 @@ def plot_stability(info: StabilityInfo) -> go.Figure:
         figure.update_layout(coloraxis=_colour_axis(positive))
     figure.update_xaxes(title_text="training steps")
     figure.update_yaxes(title_text=SCORE_TITLE, col=1)
-    return apply_style(figure, height=480)
+    return apply_style(figure, height=460, titles=True)
 
 
 def _curve(line: StabilityLine, colour: str) -> go.Scatter:

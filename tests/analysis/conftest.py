@@ -202,6 +202,11 @@ def builder(tmp_path: Path) -> SweepBuilder:
 @pytest.fixture
 def full(builder: SweepBuilder) -> SweepBuilder:
     """Eight trials over two horizons that share two teachers and a reward model, and all rows."""
+    return filled(builder)
+
+
+def filled(builder: SweepBuilder) -> SweepBuilder:
+    """`builder` with the records of `full`."""
     generator = np.random.default_rng(0)
     reward = builder.stage("reward", "r", 15.0)
     teachers = {

@@ -9,8 +9,8 @@ import pytest
 
 from analysis import RecordError, write_report
 from analysis.diagnostics import diagnostics_table, diagnostics_text
-from analysis.flatten import DIAGNOSTICS
-from analysis.records import load_sweep
+from analysis.records import load
+from analysis.schema import DIAGNOSTICS
 from ractd_core.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_trials_carry_diagnostics_and_quantiles_and_old_ones_none(builder: Sweep
     builder.trial(1, diagnostics=FOUND | {"disagreement": None}, selection=selection)
     builder.trial(2, "failed", diagnostics=None)
     builder.trial(3, diagnostics={"failed": "ValueError: no such window"})
-    trials = load_sweep(builder.storage, "quickstart").trials
+    trials = load(builder.storage, ["quickstart"]).trials
     assert set(FOUND) == set(DIAGNOSTICS)
     for name, value in FOUND.items():
         assert trials[name].dtype == "float64"
@@ -59,7 +59,7 @@ def test_trials_carry_diagnostics_and_quantiles_and_old_ones_none(builder: Sweep
 def test_a_diagnosis_that_is_no_number_is_named(builder: SweepBuilder) -> None:
     builder.trial(0, diagnostics=FOUND | {"gain": "much"})
     with pytest.raises(RecordError, match=r"record\.json: diagnostics: key 'gain' is 'much'"):
-        load_sweep(builder.storage, "quickstart")
+        load(builder.storage, ["quickstart"])
 
 
 def test_the_table_is_of_each_datasets_best_trial(builder: SweepBuilder) -> None:
@@ -72,7 +72,7 @@ def test_the_table_is_of_each_datasets_best_trial(builder: SweepBuilder) -> None
             # The winner of the last dataset was recorded before there were any.
             diagnostics=None if dataset == "c" else found,
         )
-    table = diagnostics_table(load_sweep(builder.storage, "quickstart"))
+    table = diagnostics_table(load(builder.storage, ["quickstart"]))
     assert table["dataset"].tolist() == ["local/a", "local/b"]
     assert table["number"].tolist() == [3, 1]
     assert table["gain"].tolist() == [3.0, 1.0]
@@ -84,13 +84,13 @@ def test_the_table_is_of_the_trial_that_was_confirmed_best(builder: SweepBuilder
     # By the search alone the last one is the best.
     for number, score in ((3, None), (2, 100.0), (1, 120.0)):
         builder.confirmation(number, score)
-    table = diagnostics_table(load_sweep(builder.storage, "quickstart"))
+    table = diagnostics_table(load(builder.storage, ["quickstart"]))
     assert table["number"].tolist() == [1]
 
 
 def test_the_table_as_text(builder: SweepBuilder) -> None:
     builder.trial(4, diagnostics=FOUND)
-    [line] = diagnostics_text(diagnostics_table(load_sweep(builder.storage, "quickstart"))).to_dict(
+    [line] = diagnostics_text(diagnostics_table(load(builder.storage, ["quickstart"]))).to_dict(
         "records"
     )
     assert line == {

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from analysis import load
 from analysis.figures.returns import plot_returns, returns_info
 from analysis.figures.stability import plot_stability, stability_info
 from analysis.methods import METHODS
-from analysis.records import load_sweep
 
 if TYPE_CHECKING:
     from tests.analysis.conftest import SweepBuilder
 
 
 def test_stability_info(full: SweepBuilder) -> None:
-    info = stability_info(load_sweep(full.storage, "quickstart"), full.dataset)
+    info = stability_info(load(full.storage, ["quickstart"]), full.dataset)
     assert info.horizons == (160, 256)
     assert [line.number for line in info.lines] == list(range(8))
     assert [len(line.steps) for line in info.lines] == [6] * 5 + [3, 3, 4]
@@ -26,7 +26,7 @@ def test_stability_info(full: SweepBuilder) -> None:
 
 
 def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
-    info = stability_info(load_sweep(full.storage, "quickstart"), full.dataset)
+    info = stability_info(load(full.storage, ["quickstart"]), full.dataset)
     figure = plot_stability(info)
     drawn = [trace for trace in figure.data if trace.x[0] is not None]
     curves = [trace for trace in drawn if "lines" in trace.mode]
@@ -46,9 +46,7 @@ def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
 def test_colour_follows_the_logarithm_of_sigma(builder: SweepBuilder) -> None:
     for number, sigma in enumerate((1e-4, 1e-3, 1e-2)):
         builder.trial(number, sigma=sigma, curve=[1.0])
-    figure = plot_stability(
-        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
-    )
+    figure = plot_stability(stability_info(load(builder.storage, ["quickstart"]), builder.dataset))
     colours = [trace.line.color for trace in figure.data[:3]]
     assert colours == ["rgb(79, 127, 214)", "rgb(47, 163, 154)", "rgb(217, 154, 43)"]
 
@@ -56,18 +54,14 @@ def test_colour_follows_the_logarithm_of_sigma(builder: SweepBuilder) -> None:
 @pytest.mark.parametrize("sigma", [0.0, 1e-3])
 def test_single_trial(builder: SweepBuilder, sigma: float) -> None:
     builder.trial(0, sigma=sigma, curve=[50.0])
-    figure = plot_stability(
-        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
-    )
+    figure = plot_stability(stability_info(load(builder.storage, ["quickstart"]), builder.dataset))
     assert list(figure.data[0].y) == [50.0]
 
 
 def test_many_sigmas_are_read_against_decades(builder: SweepBuilder) -> None:
     for number in range(9):
         builder.trial(number, sigma=10 ** (-4.2 + 0.4 * number), curve=[1.0])
-    figure = plot_stability(
-        stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
-    )
+    figure = plot_stability(stability_info(load(builder.storage, ["quickstart"]), builder.dataset))
     assert list(figure.layout.coloraxis.colorbar.tickvals) == [-4.0, -3.0, -2.0, -1.0]
 
 
@@ -75,7 +69,7 @@ def test_nan_scores_break_the_line_and_do_not_end_it(builder: SweepBuilder) -> N
     builder.trial(0, "failed", curve=[10.0, float("nan"), 30.0, None])
     builder.trial(1, "failed", curve=[None])
     builder.trial(2, "failed")
-    info = stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    info = stability_info(load(builder.storage, ["quickstart"]), builder.dataset)
     (line,) = info.lines
     assert math.isnan(line.scores[1])
     assert line.end == (300, 30.0)
@@ -91,13 +85,13 @@ def test_every_training_seed_has_a_line(builder: SweepBuilder) -> None:
     ]
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     builder.trial(1)
-    info = stability_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+    info = stability_info(load(builder.storage, ["quickstart"]), builder.dataset)
     assert [line.scores for line in info.lines] == [(1.0, 2.0), (11.0, 12.0)]
     assert info.without_curve == 1
 
 
 def test_empty_figures_still_draw(builder: SweepBuilder) -> None:
-    sweep = load_sweep(builder.storage, "quickstart")
+    sweep = load(builder.storage, ["quickstart"])
     assert stability_info(sweep, builder.dataset).lines == ()
     assert returns_info(sweep, builder.dataset).groups == ()
     plot_stability(stability_info(sweep, builder.dataset))
@@ -105,7 +99,7 @@ def test_empty_figures_still_draw(builder: SweepBuilder) -> None:
 
 
 def test_returns_share_their_bins(full: SweepBuilder) -> None:
-    info = returns_info(load_sweep(full.storage, "quickstart"), full.dataset)
+    info = returns_info(load(full.storage, ["quickstart"]), full.dataset)
     labels = ["data", "regression", "teacher", "ctd", "ractd"]
     assert [group.label for group in info.groups] == labels
     assert [group.count for group in info.groups] == [300, 100, 100, 100, 100]
@@ -121,7 +115,7 @@ def test_returns_share_their_bins(full: SweepBuilder) -> None:
 
 def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder) -> None:
     def drawn() -> dict[str, tuple[str, str, object]]:
-        info = returns_info(load_sweep(builder.storage, "quickstart"), builder.dataset)
+        info = returns_info(load(builder.storage, ["quickstart"]), builder.dataset)
         return {
             trace.name.partition(": mean")[0]: (trace.line.color, trace.line.dash, trace.visible)
             for trace in plot_returns(info).data
@@ -148,5 +142,5 @@ def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder)
 def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:
     builder.row("ractd", [5.0, 5.0], key="a")
     builder.row("ractd", [5.0], key="b")
-    (group,) = returns_info(load_sweep(builder.storage, "quickstart"), builder.dataset).groups
+    (group,) = returns_info(load(builder.storage, ["quickstart"]), builder.dataset).groups
     assert (group.count, group.mean) == (3, 5.0)

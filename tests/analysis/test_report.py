@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+import yaml
 
-from analysis import RecordError, write_report
-
-if TYPE_CHECKING:
-    from tests.analysis.conftest import SweepBuilder
+from analysis import RecordError, load, write_report
+from analysis.pictures import PicturesError
+from analysis.schema import FRAMES
+from analysis.summary import failure_lines
+from sweeps.spec import load_spec
+from tests.analysis.conftest import SweepBuilder
+from tests.analysis.generated import write_trials
 
 
 class _Page(HTMLParser):
@@ -44,8 +51,10 @@ def test_full_report(full: SweepBuilder) -> None:
     assert report.folder == full.folder / "report"
     assert sorted(path.name for path in report.folder.iterdir()) == [
         "benchmark.csv",
+        "data",
         "index.html",
         "report.md",
+        "tables",
         "trials.csv",
     ]
     markdown = report.markdown.read_text()
@@ -64,7 +73,8 @@ def test_page_fetches_nothing_and_carries_plotly_once(full: SweepBuilder) -> Non
     assert 'src="http' not in html
     assert "default-src 'none'" in html
     assert html.count("plotly.js v") == 1
-    assert html.count("Plotly.newPlot(") == 2
+    assert 'http-equiv="refresh"' not in html
+    assert html.count('type="application/json"') == html.count('class="figure"') >= 8
     for text in ("Benchmark", "sharing: 1 reward model", "150x faster", "plain regression"):
         assert text in page.text
 
@@ -102,7 +112,7 @@ def test_empty_sweep_says_so(builder: SweepBuilder) -> None:
     assert "No trial has finished yet." in markdown
     page = report.page.read_text()
     assert "No trial has finished yet." in page
-    assert len(page) < 20_000
+    assert len(page) < 25_000
 
 
 def test_only_failed_trials(builder: SweepBuilder) -> None:
@@ -110,7 +120,9 @@ def test_only_failed_trials(builder: SweepBuilder) -> None:
     (builder.folder / "trials" / "running").mkdir()
     report = write_report(builder.storage, "quickstart")
     assert "trials: 0 completed, 0 pruned, 1 failed, 1 unfinished" in report.headlines
-    assert "1 × trial: out of memory" in report.page.read_text()
+    assert "out of memory" in report.page.read_text()
+    assert "0 diverged" in report.page.read_text()
+    assert "1 × trial: out of memory" in failure_lines(load(builder.storage, ["quickstart"]))
     assert "no trial has been scored" in report.markdown.read_text()
 
 
@@ -131,3 +143,100 @@ def test_damaged_record_leaves_the_last_report_alone(builder: SweepBuilder) -> N
     with pytest.raises(RecordError, match=r"record\.json"):
         write_report(builder.storage, "quickstart")
     assert report.markdown.read_text() == before
+
+
+def test_every_frame_is_a_file_beside_the_page(full: SweepBuilder) -> None:
+    report = write_report(full.storage, "quickstart")
+    assert {path.stem for path in (report.folder / "data").iterdir()} == set(FRAMES)
+    assert len(pd.read_csv(report.folder / "data" / "curves.csv")) == 5 * 6 + 2 * 3 + 4
+
+
+def test_the_policy_allows_the_scripts_of_the_page_and_no_other(full: SweepBuilder) -> None:
+    html = write_report(full.storage, "quickstart").page.read_text()
+    (policy,) = re.findall('Content-Security-Policy" content="([^"]+)"', html)
+    allowed = re.findall("'(sha256-[^']+)'", policy)
+    bodies = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    digests = [hashlib.sha256(body.encode()).digest() for body in bodies]
+    assert allowed == [f"sha256-{base64.b64encode(digest).decode()}" for digest in digests]
+    assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
+
+
+def test_several_sweeps_are_compared_in_one_page(full: SweepBuilder, tmp_path: Path) -> None:
+    other = SweepBuilder(full.storage, "other")
+    other.data()
+    other.trial(0, curve=[1.0])
+    other.row("ractd", [150.0, 152.0], key="rowother")
+    report = write_report(full.storage, ["quickstart", "other", "other"], tmp_path / "both")
+    page = _Page(report.page.read_text())
+    for text in ("Comparison", "Sweep quickstart", "Sweep other", "other: local/maze2d-umaze-v1"):
+        assert text in page.text
+    assert page.fetched == ["#c1", "#c2", "#c3"]
+    benchmark = pd.read_csv(report.benchmark_csv)
+    assert set(benchmark["sweep"]) == {"quickstart", "other"}
+    assert len(pd.read_csv(report.folder / "data" / "sweeps.csv")) == 2
+
+
+def test_several_sweeps_need_a_folder(full: SweepBuilder) -> None:
+    SweepBuilder(full.storage, "other")
+    with pytest.raises(ValueError, match="say where to write"):
+        write_report(full.storage, ["quickstart", "other"])
+
+
+def test_a_watched_page_reads_itself_again(builder: SweepBuilder) -> None:
+    page = write_report(builder.storage, "quickstart", refresh=30).page
+    assert '<meta http-equiv="refresh" content="30">' in page.read_text()
+
+
+def test_the_winner_comes_with_commands_to_get_it_again(builder: SweepBuilder) -> None:
+    folder = builder.trial(0, params={"student.optim.lr": 0.002})
+    assert "Winners again" not in write_report(builder.storage, "quickstart").page.read_text()
+    model = folder / "student-0" / "model.safetensors"
+    model.parent.mkdir()
+    model.touch()
+    spec = {
+        "name": "quickstart",
+        "tasks": [builder.dataset, "local/maze2d-medium-v1"],
+        "trials": 9,
+        "search": {"sigma": {"low": 1e-5, "high": 1e-2, "log": True}},
+        "first_trials": ["released"],
+        "budget": {"hours": 2},
+        "recipe": {"student": {"optim": {"steps": 20}}},
+    }
+    (builder.folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    report = write_report(builder.storage, "quickstart")
+    text = _Page(report.page.read_text()).text
+    assert f"ractd evaluate {model}" in text
+    (written,) = report.folder.glob("winner-*.yaml")
+    assert f"ractd sweep run {written}" in text
+    alone = load_spec(str(written))
+    assert (alone.name, alone.trials, len(alone.tasks)) == ("quickstart-winner-maze2d-umaze", 1, 1)
+    assert alone.search == {
+        "window.horizon": 160,
+        "student.ctm_weight": 1.0,
+        "student.dsm_weight": 1.0,
+        "student.reward_weight": 1e-4,
+        "student.optim.lr": 0.002,
+    }
+    assert alone.recipe == spec["recipe"]
+    assert alone.budget.hours is None
+
+
+def test_a_spec_that_is_no_yaml_is_named(builder: SweepBuilder) -> None:
+    builder.trial(0)
+    (builder.folder / "spec.yaml").write_text("a: [1")
+    with pytest.raises(RecordError, match=r"spec\.yaml: cannot be read as YAML"):
+        write_report(builder.storage, "quickstart")
+
+
+def test_pictures_without_kaleido_name_the_extra(
+    full: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(PicturesError, match=r"pip install 'ractd\[pictures\]'"):
+        write_report(full.storage, "quickstart", pictures="svg")
+
+
+def test_two_hundred_trials_fit_into_ten_megabytes(tmp_path: Path) -> None:
+    write_trials(tmp_path, 200)
+    report = write_report(tmp_path, "large")
+    assert report.page.stat().st_size < 10e6

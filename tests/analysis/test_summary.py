@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analysis import load
 from analysis.protocol import protocol_lines
-from analysis.records import load_sweep
 from analysis.summary import (
     best_lines,
     count_line,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_sharing(full: SweepBuilder) -> None:
-    sweep = load_sweep(full.storage, "quickstart")
+    sweep = load(full.storage, ["quickstart"])
     table = sharing_table(sweep).set_index("name")
     assert table["uses"].to_dict() == {"reward-r": 8, "teacher-t160": 4, "teacher-t256": 4}
     assert table["saved_seconds"].to_dict() == {
@@ -38,7 +38,7 @@ def test_sharing(full: SweepBuilder) -> None:
 def test_sharing_of_one_trial_and_of_a_lost_stage(builder: SweepBuilder) -> None:
     stages = {"teacher": builder.stage("teacher", "t", 7200.0), "reward": "reward-lost"}
     builder.trial(0, stages=stages)
-    assert sharing_line(load_sweep(builder.storage, "quickstart")) == (
+    assert sharing_line(load(builder.storage, ["quickstart"])) == (
         "sharing: 1 reward model and 1 teacher served 1 trial; 2.0 h of device time spent, "
         "0 s saved (not counting 1 stage without manifest)"
     )
@@ -46,13 +46,13 @@ def test_sharing_of_one_trial_and_of_a_lost_stage(builder: SweepBuilder) -> None
 
 def test_stage_of_a_row_alone_is_not_shared(builder: SweepBuilder) -> None:
     builder.row("regression", stages={"regression": builder.stage("regression", "g")})
-    sweep = load_sweep(builder.storage, "quickstart")
+    sweep = load(builder.storage, ["quickstart"])
     assert len(sweep.stages) == 1
     assert sharing_line(sweep) == "sharing: no trial used a stage"
 
 
 def test_speed_up(full: SweepBuilder) -> None:
-    (line,) = speed_up_lines(load_sweep(full.storage, "quickstart"))
+    (line,) = speed_up_lines(load(full.storage, ["quickstart"]))
     assert "in 1 network call is 150x faster than the teacher's 158" in line
     assert "0.9 ms against 135 ms; median, batch 1, cpu" in line
     assert "published: 142x" in line
@@ -64,7 +64,7 @@ def test_every_sampler_of_the_teacher_has_its_speed_up(builder: SweepBuilder) ->
     builder.row("ractd", latency=1.0)
     # Another number of the student's calls is another method.
     builder.row("ractd:2", nfe=2, latency=2.0)
-    whole, few = speed_up_lines(load_sweep(builder.storage, "quickstart"))
+    whole, few = speed_up_lines(load(builder.storage, ["quickstart"]))
     assert "90x faster than the teacher's 158" in whole
     assert "18x faster than teacher:ddim-20's 20" in few
     # 142x was published against the whole grid.
@@ -78,20 +78,20 @@ def test_speed_up_needs_like_measurements(builder: SweepBuilder) -> None:
     builder.row("ractd", key="r2", latency=None, device="cuda")
     latency = {"median": 0.0, "p95": 0.0, "batch": 1}
     builder.row("ractd", key="r3", latency_ms=latency, device="cuda")
-    assert speed_up_lines(load_sweep(builder.storage, "quickstart")) == ()
+    assert speed_up_lines(load(builder.storage, ["quickstart"])) == ()
 
 
 def test_best_row_is_named(builder: SweepBuilder) -> None:
     builder.row("ractd", [100.0, 100.0], key="a")
     builder.row("ractd", [120.0, 120.0], key="b", training_seed=1)
-    table = benchmark_table(load_sweep(builder.storage, "quickstart"))
+    table = benchmark_table(load(builder.storage, ["quickstart"]))
     (line,) = best_lines(table)
     assert line.endswith("RACTD scores 120.0 [120.0, 120.0] over 2 fresh episodes")
 
 
 def test_the_best_row_says_what_was_confirmed(builder: SweepBuilder) -> None:
     builder.row("ractd", [100.0], selection_score=120.0, confirmation_score=112.5)
-    table = benchmark_table(load_sweep(builder.storage, "quickstart"))
+    table = benchmark_table(load(builder.storage, ["quickstart"]))
     (line,) = best_lines(table)
     assert line.endswith("; selected with 120.0, confirmed with 112.5 (gap +7.5)")
 
@@ -99,7 +99,7 @@ def test_the_best_row_says_what_was_confirmed(builder: SweepBuilder) -> None:
 def test_of_several_winners_the_best_confirmed_is_named(builder: SweepBuilder) -> None:
     builder.row("ractd", [100.0], key="a", selection_score=150.0, confirmation_score=90.0)
     builder.row("ractd", [80.0], key="b", selection_score=140.0, confirmation_score=95.0)
-    (line,) = best_lines(benchmark_table(load_sweep(builder.storage, "quickstart")))
+    (line,) = best_lines(benchmark_table(load(builder.storage, ["quickstart"])))
     assert "RACTD scores 80.0" in line
 
 
@@ -109,7 +109,7 @@ def test_counts_and_failures(builder: SweepBuilder) -> None:
     builder.trial(2, "failed")
     builder.trial(3, "pruned")
     builder.row("ractd", status="failed", reason="worker died", evaluation=None)
-    sweep = load_sweep(builder.storage, "quickstart")
+    sweep = load(builder.storage, ["quickstart"])
     assert count_line(sweep) == (
         "trials: 0 completed, 1 pruned, 3 failed, 0 unfinished; final rows: 1 failed, 0 unfinished"
     )
@@ -121,7 +121,7 @@ def test_counts_and_failures(builder: SweepBuilder) -> None:
 
 
 def test_protocol_says_what_the_numbers_are(full: SweepBuilder) -> None:
-    text = "\n".join(protocol_lines(load_sweep(full.storage, "quickstart")))
+    text = "\n".join(protocol_lines(load(full.storage, ["quickstart"])))
     assert "local/maze2d-umaze-v1 (task maze2d-umaze-v1, fingerprint f00dfeed)" in text
     assert 'rule "last" (its last weights\' score)' in text
     assert "the last weights play 50 episodes, seeds 10000 to 10049" in text
@@ -136,13 +136,13 @@ def test_overlapping_seeds_are_called_out(builder: SweepBuilder) -> None:
     builder.trial(0)
     evaluation = {"score": 133.0, "std": 2.0, "episodes": 4, "first_seed": 10_049}
     builder.row("ractd", evaluation=evaluation | {"return_mean": 200.0})
-    text = "\n".join(protocol_lines(load_sweep(builder.storage, "quickstart")))
+    text = "\n".join(protocol_lines(load(builder.storage, ["quickstart"])))
     assert "USED FOR SELECTION" in text
 
 
 def test_caveat_is_for_umaze_alone(builder: SweepBuilder) -> None:
     builder.data(task="maze2d-large-v1", dataset="local/maze2d-large-v1")
-    text = "\n".join(protocol_lines(load_sweep(builder.storage, "quickstart")))
+    text = "\n".join(protocol_lines(load(builder.storage, ["quickstart"])))
     assert "Caveat" not in text
     assert "Final rows: none yet" in text
     assert "no trial has been scored" in text

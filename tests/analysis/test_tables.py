@@ -11,7 +11,7 @@ import pytest
 from analysis.methods import METHODS
 from analysis.protocol import protocol_lines
 from analysis.published import base_task, load_published
-from analysis.records import Sweep, load_sweep
+from analysis.records import Records, load
 from analysis.tables import (
     PUBLISHED,
     benchmark_table,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.analysis.conftest import SweepBuilder
 
 
-def _sweep(builder: SweepBuilder) -> Sweep:
-    return load_sweep(builder.storage, builder.name)
+def _sweep(builder: SweepBuilder) -> Records:
+    return load(builder.storage, [builder.name])
 
 
 def _benchmark(builder: SweepBuilder) -> pd.DataFrame:
@@ -203,7 +203,7 @@ def test_empty_sweep_has_an_empty_table(builder: SweepBuilder) -> None:
 def test_trials_table_shows_every_searched_parameter(builder: SweepBuilder) -> None:
     builder.trial(0, params={"student.width": 64})
     builder.trial(1, "failed", reason="boom")
-    text = trials_text(trials_table(load_sweep(builder.storage, "quickstart")))
+    text = trials_text(trials_table(load(builder.storage, ["quickstart"])))
     assert list(text["student.width"]) == ["64.0", "–"]
     assert list(text["score"]) == ["130.0", "–"]
     assert list(text["reason"]) == ["–", "boom"]
@@ -222,11 +222,24 @@ def test_long_reason_is_one_short_line() -> None:
     assert short_reason("a\nb") == "a b"
 
 
-def test_published_rows_are_maze2d_with_sources() -> None:
+def test_every_published_figure_has_a_source() -> None:
     table = load_published()
-    assert set(table["benchmark"]) == {"D4RL Maze2d"}
-    assert table["source"].notna().all()
-    assert np.isfinite(table["mean"]).all()
+    assert table[["table", "benchmark", "task", "method", "source"]].notna().all().all()
+    assert np.isfinite(table["value"]).all()
+    assert set(table["measure"]) == {"score", "seconds per action"}
+    assert table["source"].str.contains("arXiv").all()
+
+
+def test_published_figures_that_contradict_each_other_are_marked() -> None:
+    """Where one table has two figures for the same thing, each says so."""
+    table = load_published()
+    same = table["table"].str.rstrip("?") + table["task"].str.replace(r" \(.*", "", regex=True)
+    for _, block in table.groupby([same, "method", "measure", table["nfe"].fillna(0)]):
+        if block["value"].nunique() > 1 and not block["task"].str.contains("selection").all():
+            assert block["conflict"].notna().all(), block
+    diffuser = table[(table["method"] == "Diffuser") & table["task"].str.startswith("average of 9")]
+    assert diffuser["conflict"].notna().all()
+    assert diffuser["value"].tolist() == [77.5, 88.9]
 
 
 @pytest.mark.parametrize("task", ["maze2d-umaze-v1", "maze2d-umaze"])
