@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from cluster.job_folder import ended, lines
 from cluster.protocol import Job, JobError, JobState, JobStatus, check_name
 
 _POLL = 0.1
@@ -27,8 +28,6 @@ _POLL = 0.1
 _SUPERVISE = (
     """trap : INT TERM; out=$1; shift; "$@"; echo $? > "$out.part"; mv "$out.part" "$out" """
 )
-_SIGNALLED = 128
-_INTERRUPTED = (_SIGNALLED + signal.SIGINT, _SIGNALLED + signal.SIGTERM)
 
 
 class LocalBackend:
@@ -97,36 +96,18 @@ class LocalBackend:
         alive = _start_time(run["pid"]) == run["started"] is not None
         if alive and not (folder / "exit").exists():
             return JobStatus(JobState.RUNNING, detail=f"process {run['pid']}")
-        try:
-            code = int((folder / "exit").read_text())
-        except (FileNotFoundError, ValueError):
-            return JobStatus(JobState.LOST, detail="ended without an exit code")
-        if code in _INTERRUPTED:
-            return JobStatus(JobState.STOPPED, code, "stopped on request")
-        if code - _SIGNALLED in signal.valid_signals():
-            return JobStatus(JobState.FAILED, code, f"killed by signal {code - _SIGNALLED}")
-        state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
-        return JobStatus(state, code, f"exit code {code}")
+        return ended(folder)
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of ``log.txt``; JobError if there is none."""
         path = self.folder(name) / "log.txt"
         if not path.exists():
             raise JobError(f"no job {name} under {self.root}")
-        with path.open(encoding="utf-8", errors="replace") as file:
-            begun = ""
-            while True:
-                running = follow and self.status(name).state is JobState.RUNNING
-                for line in file:
-                    begun += line
-                    if line.endswith("\n"):
-                        yield begun.rstrip("\n")
-                        begun = ""
-                if not running:
-                    break
-                time.sleep(_POLL)
-            if begun:
-                yield begun
+
+        def running() -> bool:
+            return follow and self.status(name).state is JobState.RUNNING
+
+        yield from lines(path, running, poll=_POLL)
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """Interrupt the job as Ctrl-C would, then kill its process group."""

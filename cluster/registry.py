@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.places import LocalPlace, RayPlace, parse_place
+from cluster.places import AnyPlace, parse_place
 from cluster.protocol import JobError, check_name
 
 
@@ -15,7 +15,7 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, name: str, place: LocalPlace | RayPlace, storage: str) -> None:
+    def put(self, name: str, place: AnyPlace, storage: str) -> None:
         """Remember that job ``name`` runs at ``place`` and writes to ``storage``."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self._path(name)
@@ -24,7 +24,7 @@ class Registry:
         part.write_text(json.dumps(known, indent=1) + "\n")
         part.replace(path)
 
-    def get(self, name: str) -> tuple[LocalPlace | RayPlace, str]:
+    def get(self, name: str) -> tuple[AnyPlace, str]:
         """Place and storage of job ``name``; JobError if it was not submitted from here."""
         path = self._path(name)
         try:

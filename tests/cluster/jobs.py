@@ -24,7 +24,11 @@ def python(name: str, script: str) -> Job:
 
 
 # A test run started in the background of a plain shell has SIGINT ignored, and so would its jobs.
-_HEARS_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+# Some places ask a job to end by SIGTERM.
+_HEARS_INTERRUPTS = (
+    "import signal\nfor each in (signal.SIGINT, signal.SIGTERM):\n"
+    "    signal.signal(each, signal.default_int_handler)\n"
+)
 
 
 def wait(backend: Backend, name: str, seconds: float = 20.0) -> JobState:
