@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test test-failures lint clean
+.PHONY: setup quickstart test test-failures s3-server lint clean
 
 setup: $(READY)
 
@@ -33,5 +33,15 @@ test: lint
 test-failures: $(READY)
 	$(BIN)/python -m pytest -m failures
 
+# The S3 server that tests store on, apart: it needs an older python-dateutil than the project has.
+# Without it those tests are skipped and say so.
+S3 := .venv-s3
+s3-server: $(S3)/bin/moto_server
+
+$(S3)/bin/moto_server:
+	@$(PYTHON) -m venv $(S3)
+	@$(S3)/bin/python -m pip install -qq --disable-pip-version-check \
+	  'moto[s3]==5.2.5' 'boto3==1.44.5' 'flask==3.1.3' 'flask-cors==6.0.5'
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(S3)

@@ -26,8 +26,8 @@ def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> tor
 class Draws:
     """Random tensors for one worker's rows of a batch: every ``workers``-th, from ``rank`` on.
 
-    ``batch`` must be a multiple of ``workers`` (ValueError otherwise): equal shares are what makes
-    the mean over workers the mean over the batch.
+    Shares differ by a row where ``workers`` do not divide ``batch``; ValueError if there are fewer
+    rows than workers.
     """
 
     def __init__(
@@ -40,10 +40,8 @@ class Draws:
         rank: int = 0,
         workers: int = 1,
     ) -> None:
-        if batch % workers:
-            raise ValueError(
-                f"batch_size {batch} does not divide among {workers} workers; make it a multiple"
-            )
+        if batch < workers:
+            raise ValueError(f"batch_size {batch} is less than a row for each of {workers} workers")
         self._seed, self._step, self._batch, self._device = seed, step, batch, device
         self._generator = generator(seed, step, device)
         self._mine = range(batch)[rank::workers]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,8 +15,10 @@ from ray.exceptions import RayError
 
 from sweeps.confirmation import confirm, confirmation, to_confirm, winner
 from sweeps.finals import RowsFailedError, play_rows, time_rows, to_play, to_time, wanted
-from sweeps.layout import SweepFolder, TaskContext
+from sweeps.interruption import PreemptedError, heed_sigterm, making_room
+from sweeps.layout import SweepFolder, TaskContext, storage_path
 from sweeps.messages import log_to
+from sweeps.mirrored_sweep import bring_finished
 from sweeps.progress import Progress
 from sweeps.workers import failure_reason
 
@@ -76,7 +77,9 @@ class AfterSearch:
         student = self._spec.resources.student
         # In one process, however many trained.
         task = ray.remote(_in_its_process).options(
-            num_cpus=student.cpus, num_gpus=min(student.gpus, 1.0)
+            num_cpus=student.cpus,
+            num_gpus=min(student.gpus, 1.0),
+            retry_exceptions=[PreemptedError],
         )
         running = {
             task.remote(work, context.to_json()): (context, to_confirm(context) or to_time(context))
@@ -128,5 +131,10 @@ class AfterSearch:
 
 
 def _in_its_process(work: Work, context: dict[str, Any]) -> None:
-    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
-    work(context)
+    folder = SweepFolder(storage_path(context["storage"]), context["name"])
+    log_to(folder.path / "messages")
+    heed_sigterm()
+    # Trials of other nodes are among the candidates.
+    bring_finished(folder.path)
+    with making_room(folder.path):
+        work(context)

@@ -82,7 +82,7 @@ class Budget:
 
 def device_seconds(spent: Record) -> float:
     """Seconds of training times the workers that took part in it."""
-    return float(spent["seconds"]) * int(spent["workers"])
+    return float(spent["seconds"]) * float(spent["workers"])
 
 
 def driver_hours(folder: SweepFolder) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from ractd_core.data.store import load
 from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
-from sweeps.jsonl import Row, append_row, read_rows
+from sweeps.interruption import Notices
+from sweeps.jsonl import Row, append_row, read_rows, spent
+from sweeps.mirror import address_of, fetch, join, pull, push
 from sweeps.spec_parts import StageResources
-from sweeps.stage_store import MODEL, StageRequest, StageStore
+from sweeps.stage_store import CHECKPOINT, MODEL, StageRequest, StageStore
 from sweeps.workers import Payload, Report, device, run_on_workers
 
 _REPORTS = 10
@@ -46,20 +48,22 @@ def ensure_stage(
             "fingerprint": request.fingerprint,
             "parents": {kind: str(store.path(name)) for kind, name in request.parents.items()},
             "folder": str(folder),
+            "storage": address_of(store.root),
             "name": request.name,
             "micro_batch": resources.micro_batch,
             "compile": resources.compile,
+            "sweep": str(scratch.parent),
         }
         run_on_workers(train_stage, payload, resources, scratch)
         rows = read_rows(folder / METRICS)
-        seconds = sum(row["seconds"] for row in rows)
+        seconds, workers = spent(rows)
         return {
             "steps": rows[-1]["step"],
             "loss": rows[-1]["loss"],
             "seconds": round(seconds, 3),
-            "workers": resources.workers,
+            "workers": workers,
             "device": rows[-1]["device"],
-            "device_seconds": round(seconds * resources.workers, 3),
+            "device_seconds": round(seconds * workers, 3),
             "sweep": scratch.parent.name,
         }
 
@@ -81,21 +85,29 @@ def train_stage(payload: Payload, report: Report) -> None:
     Runs on every worker; worker 0 writes ``metrics.jsonl`` and ``model.safetensors``.
     """
     folder, where = Path(payload["folder"]), device()
+    join(payload["storage"])
+    pull(folder)
     recipe = Recipe.model_validate(payload["recipe"])
     data = load(parse_dataset_name(payload["dataset"]), payload["fingerprint"])
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
+    for path in parents.values():
+        fetch(path)
     stage, normalizers = make_stage(payload["kind"], recipe, data, parents, where)
-    train_to_end(
-        stage,
-        normalizers,
-        Outputs(folder / MODEL, folder / METRICS, folder / "checkpoint.safetensors"),
-        where,
-        report,
-        identity=payload["name"],
-        reports=_REPORTS,
-        micro_batch=payload["micro_batch"],
-        compile=payload["compile"],
-    )
+    with Notices(Path(payload["sweep"])) as interrupted:
+        train_to_end(
+            stage,
+            normalizers,
+            Outputs(folder / MODEL, folder / METRICS, folder / CHECKPOINT),
+            where,
+            report,
+            identity=payload["name"],
+            reports=_REPORTS,
+            micro_batch=payload["micro_batch"],
+            compile=payload["compile"],
+            interrupted=interrupted,
+            saved=lambda: push(folder),
+        )
+    push(folder, patient=True)
 
 
 def train_to_end(
@@ -109,11 +121,14 @@ def train_to_end(
     reports: int,
     micro_batch: int | None,
     compile: bool,
+    interrupted: Callable[[], bool],
+    saved: Callable[[], None] = lambda: None,
 ) -> None:
     """Train ``stage``, from its checkpoint if it has ``identity``, and write its model.
 
     It is reported, and a checkpoint written, about ``reports`` times. Every worker calls this,
-    worker 0 writes. Raises :class:`~ractd_core.training.DivergedError`.
+    worker 0 writes. Raises what :meth:`~ractd_core.training.Trainer.run` does, to which
+    ``interrupted`` goes.
     """
     trainer = Trainer(
         stage,
@@ -124,19 +139,17 @@ def train_to_end(
         identity=identity,
         micro_batch=micro_batch,
         compile=compile,
+        saved=saved,
     )
-    clock = time.monotonic()
 
     def log(trainer: Trainer, metrics: Metrics) -> None:
-        nonlocal clock
-        now = time.monotonic()
         row: Row = {"step": trainer.step, "total": stage.optim.steps, **metrics}
-        row |= {"seconds": now - clock, "device": where.type}
-        clock = now
+        row |= {**trainer.lap(), "device": where.type}
         if trainer.rank == 0:
             append_row(outputs.metrics, row)
         report(row)
 
-    trainer.run(every=max(1, stage.optim.steps // reports), callback=log)
+    every = max(1, stage.optim.steps // reports)
+    trainer.run(every=every, callback=log, interrupted=interrupted)
     if trainer.rank == 0:
         stage.result(trainer.ema, normalizers).save(outputs.model)

@@ -23,15 +23,25 @@ from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
 from sweeps.cli_progress import progress
 from sweeps.cli_recipe import recipe
+from sweeps.cli_report import report_app
 from sweeps.cli_track import track
 from sweeps.cli_train import train
-from sweeps.jobs import backend_of, goes_on, state_of
-from sweeps.layout import StorageError, SweepFolder, check_storage, names, storage_path
+from sweeps.jobs import backend_of, goes_on, state_of, stop
+from sweeps.layout import (
+    StorageError,
+    SweepFolder,
+    check_storage,
+    names,
+    open_sweep,
+    storage_path,
+)
 from sweeps.spec import SpecError, SweepSpec, load_spec, presets
 from sweeps.spec_schema import spec_schema
 
 _LOOK, _WATCH = 0.5, 5.0
 """Seconds between two looks: at whether a sweep has ended, and at how far it is."""
+_ENDING = 15.0
+"""Seconds that a driver takes to end its Ray."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +53,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(bench_app, name="bench")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(report_app, name="report")
 
 Storage = Annotated[
     str | None, typer.Option(help="Folder of stages and sweeps; default RACTD_HOME/storage.")
@@ -104,7 +115,7 @@ def sweep_resume(
 ) -> None:
     """Go on with a sweep after anything; if it is running, follow it."""
     with user_errors():
-        folder = SweepFolder(storage_path(storage), name)
+        folder = open_sweep(storage, name)
         folder.spec_to_run()
         if spec is not None:
             _extend(folder, spec)
@@ -124,7 +135,7 @@ def sweep_status(
     from sweeps.status_text import to_json, to_text
 
     with user_errors():
-        folder = SweepFolder(storage_path(storage), name)
+        folder = open_sweep(storage, name)
         folder.spec()
         reader, said = StatusReader(folder), ""
         if watch and not as_json and _draws(Console()):
@@ -158,7 +169,7 @@ def sweep_list(storage: Storage = None, as_json: AsJson = False) -> None:
             typer.echo(f"no sweeps in {root}; `ractd sweep run quickstart` starts one")
         for name in found:
             folder = SweepFolder(root, name)
-            state = backend_of(folder).status(name).state
+            state = state_of(folder, short=True)
             try:
                 status = StatusReader(folder).sweep(state)
             except SpecError as error:
@@ -176,25 +187,10 @@ def sweep_list(storage: Storage = None, as_json: AsJson = False) -> None:
 def sweep_stop(name: Name, storage: Storage = None) -> None:
     """Interrupt a running sweep; it can be resumed."""
     with user_errors():
-        folder = SweepFolder(storage_path(storage), name)
+        folder = open_sweep(storage, name)
         folder.spec()
-        status = backend_of(folder).stop(name)
-    typer.echo(f"{name}: {status.state}{f', {status.detail}' if status.detail else ''}")
-
-
-@app.command()
-def report(name: Name, storage: Storage = None) -> None:
-    """Write a sweep's table (Markdown, CSV), figures and page from its records."""
-    from analysis import write_report
-
-    with user_errors():
-        folder = SweepFolder(storage_path(storage), name)
-        written = write_report(folder.storage, name)
-    typer.echo(written.table)
-    typer.echo("")
-    for line in written.headlines:
-        typer.echo(line)
-    typer.echo(f"\nreport: {written.page}")
+        ended = stop(folder, grace=_grace(folder))
+    typer.echo(f"{name}: {ended}")
 
 
 def _extend(folder: SweepFolder, source: str) -> None:
@@ -256,7 +252,7 @@ def _drive(folder: SweepFolder, detach: bool, plain: bool) -> int:
             typer.echo(f"\nsweep {name} goes on; `ractd sweep stop {name}` ends it")
             return 0
         typer.echo("\nstopping the sweep ...")
-        backend.stop(name)
+        backend.stop(name, grace=_grace(folder))
         typer.echo(f"interrupted; `ractd sweep resume {name}` goes on from here")
         return 130
     except BrokenPipeError:
@@ -267,6 +263,11 @@ def _drive(folder: SweepFolder, detach: bool, plain: bool) -> int:
     if status.state is JobState.LOST or (status.exit_code or 0) > 128:
         typer.echo(f"the driver was killed; `ractd sweep resume {name}` goes on from here")
     return 0 if status.exit_code == 0 else (status.exit_code or 1)
+
+
+def _grace(folder: SweepFolder) -> float:
+    """Seconds that a driver may take to end: its trials' and its own."""
+    return folder.spec().resources.grace + _ENDING
 
 
 def _follow(folder: SweepFolder, plain: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +14,24 @@ from typing import Annotated
 import typer
 import yaml
 
-from cluster import AnyPlace, Job, JobError, JobState, JobStatus, LocalPlace, RayPlace, Registry
+from cluster import (
+    AnyPlace,
+    Backend,
+    Job,
+    JobError,
+    JobState,
+    JobStatus,
+    LocalPlace,
+    Registry,
+)
 from cluster import parse_place as _parse_place
-from ractd_core.files import home
+from ractd_core.files import home, write_text
 from sweeps.cli_errors import user_errors
+from sweeps.cli_plan import plan
 from sweeps.layout import default_storage
+from sweeps.preflight import PASSED
 from sweeps.spec import SweepSpec, dump_spec, load_spec
+from sweeps.versions import versions
 
 cluster_app = typer.Typer(
     no_args_is_help=True, help="Submit a sweep to a cluster; watch, stop and resume it there."
@@ -35,6 +50,11 @@ Storage = Annotated[
     str | None, typer.Option(help="Folder or URI that every node sees; default: the spec's.")
 ]
 _PACKAGES = ("ractd_core", "sweeps", "cluster", "analysis")
+_PATIENCE, _LOOK = 60.0, 0.5
+"""Seconds for a job to come through its preflight, and between two looks."""
+
+
+cluster_app.command("plan")(plan)
 
 
 @cluster_app.command("submit")
@@ -48,10 +68,11 @@ def cluster_submit(
     """Submit a sweep and print its name. One that ended goes on from where it is."""
     with user_errors():
         checked = load_spec(spec)
-        where = storage or checked.storage or str(default_storage())
-        place = _place(backend, address, cluster, Path(where))
-        place.open().submit(job_of(checked, where))
+        place, where = _place(backend, address, cluster, storage or checked.storage)
+        there = place.open()
+        there.submit(job_of(checked, where, _python(place)))
         _registry().put(checked.name, place, where)
+        _see_off(there, checked.name)
     typer.echo(checked.name)
 
 
@@ -79,7 +100,7 @@ def cluster_logs(
 @cluster_app.command("stop")
 def cluster_stop(
     name: Name,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds to end by itself.")] = 20.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds to end by itself.")] = 35.0,
 ) -> None:
     """End a sweep's job; it can be resumed."""
     with user_errors():
@@ -93,7 +114,9 @@ def cluster_resume(name: Name) -> None:
     """Submit a sweep's job again; it goes on from its records."""
     with user_errors():
         place, _ = _registry().get(name)
-        place.open().resume(name)
+        there = place.open()
+        there.resume(name)
+        _see_off(there, name)
     typer.echo(name)
 
 
@@ -104,24 +127,33 @@ def cluster_render(
     address: Address = None,
     cluster: Cluster = None,
     storage: Storage = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the files, with a README.md.")
+    ] = None,
 ) -> None:
-    """Print what submitting would run, and run nothing."""
+    """Print what submitting would run, or write it with --out, and run nothing."""
     with user_errors():
         checked = load_spec(spec)
-        where = storage or checked.storage or str(default_storage())
-        place = _place(backend, address, cluster, Path(where))
-        typer.echo(place.open().render(job_of(checked, where)), nl=False)
+        place, where = _place(backend, address, cluster, storage or checked.storage)
+        job = job_of(checked, where, _python(place))
+        if out is None:
+            typer.echo(place.open().render(job), nl=False)
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in place.rendered(job).items():
+            write_text(out / name, text)
+            typer.echo(str(out / name))
 
 
-def job_of(spec: SweepSpec, storage: str) -> Job:
-    """The job that runs ``spec`` on ``storage``."""
+def job_of(spec: SweepSpec, storage: str, python: str = "python") -> Job:
+    """The job that runs ``spec`` on ``storage`` by the interpreter ``python``."""
     text = dump_spec(spec)
     root = Path(__file__).parent.parent
     return Job(
         spec.name,
-        ("python", "-u", "-m", "sweeps.launch", "spec.yaml", storage),
+        (python, "-u", "-m", "sweeps.launch", "spec.yaml", storage),
         {"PYTHONUNBUFFERED": "1"},
-        files={"spec.yaml": text},
+        files={"spec.yaml": text, "versions.json": json.dumps(versions()) + "\n"},
         code=tuple(root / package for package in _PACKAGES),
         metadata={
             "ractd": version("ractd"),
@@ -131,18 +163,82 @@ def job_of(spec: SweepSpec, storage: str) -> Job:
     )
 
 
+def _see_off(there: Backend, name: str) -> None:
+    """Wait until the job has come through its preflight; JobError with its output if it fails.
+
+    One that waits for room, in a queue perhaps, is left to itself after a minute.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        # Before the output: what a job wrote is there once it has ended.
+        state = there.status(name).state
+        lines: list[str] = []
+        with suppress(JobError):  # no output yet
+            lines = list(there.logs(name))
+        if state in (JobState.FAILED, JobState.LOST, JobState.STOPPED):
+            raise JobError("\n".join([f"{name} has {state}:", *lines]))
+        for line in lines:
+            if line.startswith(PASSED):
+                typer.echo("\n".join(lines[: lines.index(line) + 1]), err=True)
+                return
+        if state is JobState.SUCCEEDED:
+            return
+        time.sleep(_LOOK)
+    status = there.status(name)
+    typer.echo(
+        f"{_line(name, status)}; its preflight is not over yet: `ractd cluster logs {name} "
+        "--follow` shows it",
+        err=True,
+    )
+
+
 def _place(
-    backend: str | None, address: str | None, cluster: Path | None, storage: Path
+    backend: str | None, address: str | None, cluster: Path | None, storage: str | None
+) -> tuple[AnyPlace, str]:
+    """The place, and the storage: as told, else the place's, else this machine's."""
+    place = _described(backend, address, cluster, _absolute(storage or str(default_storage())))
+    where = _absolute(storage or place.storage or str(default_storage()))
+    place.check_storage(where)
+    return place, where
+
+
+def _described(
+    backend: str | None, address: str | None, cluster: Path | None, storage: str
 ) -> AnyPlace:
     if cluster is not None:
-        return _parse_place(yaml.safe_load(cluster.read_text(encoding="utf-8")), str(cluster))
+        try:
+            raw = yaml.safe_load(cluster.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise JobError(f"{cluster} is not YAML: {error}") from error
+        if isinstance(raw, dict) and raw.get("backend") in ("ray", "vm"):
+            raw = {"root": _submitted(), **raw}
+        place = _parse_place(raw, str(cluster))
+        if backend not in (None, place.backend):
+            raise JobError(f"{cluster} is for backend {place.backend}, --backend says {backend}")
+        return place
     if backend == "local":
-        return LocalPlace(root=storage / "sweeps")
+        return LocalPlace(root=Path(storage) / "sweeps")
     if backend == "ray" or (backend is None and address):
         if address is None:
             raise JobError("backend ray needs --address http://HOST:8265, the cluster's dashboard")
-        return RayPlace(address=address)
+        return _parse_place(
+            {"backend": "ray", "root": _submitted(), "address": address}, "--address"
+        )
     raise JobError(f"backend {backend} needs --cluster FILE" if backend else "give --backend")
+
+
+def _absolute(storage: str) -> str:
+    """As it is from anywhere: a job runs in a folder of its own."""
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+def _python(place: AnyPlace) -> str:
+    return sys.executable if isinstance(place, LocalPlace) else "python"
+
+
+def _submitted() -> Path:
+    """Where jobs are remembered that a place does not remember itself."""
+    return home() / "jobs" / "submitted"
 
 
 def _registry() -> Registry:

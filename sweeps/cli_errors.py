@@ -17,17 +17,21 @@ CLEAR_LINE = "\r\x1b[K"
 def user_errors() -> Iterator[None]:
     """Print an error that the user can do something about, and exit with 2."""
     from analysis import RecordError
+    from analysis.pictures import PicturesError
     from cluster import JobError
     from ractd_core.data.flat import DataError
     from ractd_core.files import FileError
     from ractd_core.tasks import TaskError
     from sweeps.layout import StorageError
+    from sweeps.lease import LeaseHeldError
+    from sweeps.preflight import PreflightError
     from sweeps.spec import SpecError
     from sweeps.trackers.protocol import TrackerError
 
     known = (
         *(SpecError, StorageError, JobError, TaskError),
-        *(DataError, RecordError, FileError, TrackerError),
+        *(DataError, RecordError, PicturesError, FileError, TrackerError),
+        *(LeaseHeldError, PreflightError),
     )
     try:
         with _interrupts_arrive():

@@ -62,6 +62,12 @@ def evaluate(
         if csv is not None:
             write_text(csv, result.csv())
     interval = bootstrap_mean(result.scores)
+    ends = (
+        "no interval over one episode"
+        if interval.low is None
+        else f"[{interval.low:.1f}, {interval.high:.1f}], 95 % bootstrap interval over {episodes} "
+        "episodes"
+    )
     about = {
         "model": str(model),
         "model_sha256": sha256(model),
@@ -75,7 +81,7 @@ def evaluate(
         "episodes": episodes,
         "first_seed": first_seed,
         "score": result.score,
-        "interval": [interval.low, interval.high],
+        "interval": None if interval.low is None else [interval.low, interval.high],
         "return_mean": float(result.returns.mean()),
         "terminated": int(result.terminated.sum()),
         "device": planner.device.type,
@@ -89,7 +95,6 @@ def evaluate(
         f"{dataset} (fingerprint {about['fingerprint'][:12]}), {about['kind']} in {planner.calls} "
         f"network call{'s' if planner.calls > 1 else ''}{guided}{shared}: "
         f"normalized score {result.score:.1f} "
-        f"[{interval.low:.1f}, {interval.high:.1f}], 95 % bootstrap interval over {episodes} "
-        f"episodes (seeds from {first_seed}), mean return {about['return_mean']:.6g}, "
+        f"{ends} (seeds from {first_seed}), mean return {about['return_mean']:.6g}, "
         f"{about['terminated']} terminated"
     )

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from sweeps.cli_errors import user_errors
 from sweeps.jobs import goes_on
-from sweeps.layout import SweepFolder, storage_path
+from sweeps.layout import open_sweep
 from sweeps.trackers.choose import Kind
 
 _LOOK = 5.0
@@ -36,7 +36,7 @@ def track(
     from sweeps.trackers.protocol import TrackerError
 
     with user_errors():
-        folder = SweepFolder(storage_path(storage), name)
+        folder = open_sweep(storage, name)
         folder.spec()
         where = (out or folder.path / "trackers" / to).expanduser().absolute()
         tracker = make_tracker(to, where, name, uri)

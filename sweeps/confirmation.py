@@ -11,10 +11,11 @@ from typing import Any
 
 from sweeps.canonical import key_of
 from sweeps.episodes import summary
-from sweeps.layout import EPISODES, TaskContext, versions
+from sweeps.layout import EPISODES, TaskContext
 from sweeps.ledger import Record
 from sweeps.players import plan_of_record, play, selected_players
 from sweeps.spec_parts import CONFIRMATION_SEED
+from sweeps.versions import versions
 from sweeps.workers import device, failure_reason, use_threads
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ractd_core.data.flat import DataError
-from ractd_core.files import FileError, lacks_room
+from ractd_core.files import FileError, home, lacks_room
 from sweeps.embedded_ray import ResourceError, set_environment
 from sweeps.layout import StorageError, SweepFolder
+from sweeps.lease import LeaseHeldError
+from sweeps.mirrored_sweep import driving
 from sweeps.spec import SpecError
 
 INTERRUPTED = 130
@@ -25,18 +26,19 @@ def main(storage: str, name: str) -> int:
     set_environment()
     from sweeps.driver import Driver, TasksFailedError
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    # A mirror is at the same path on every node.
+    os.environ.setdefault("RACTD_HOME", str(home()))
     folder = SweepFolder(Path(storage), name)
     try:
-        with FileLock(folder.path / "driver.lock", timeout=0):
+        with FileLock(folder.path / "driver.lock", timeout=0), driving(folder.path):
             driver = Driver(folder)
+            driver.ending.listen()
             with driver.progress.session():
                 driver.run()
     except Timeout:
         return _end(f"sweep {name} is already being driven by another process")
+    except LeaseHeldError as error:
+        return _end(f"sweep {name} is {error}")
     except KeyboardInterrupt:
         return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
     except (ValueError, RuntimeError, OSError) as error:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -27,11 +26,15 @@ from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
 from sweeps.confirmation import candidates, confirmation_key, to_confirm, winner
 from sweeps.embedded_ray import capacity, embedded_ray
+from sweeps.ending import Ending
 from sweeps.finals import missing, wanted
-from sweeps.layout import SweepFolder, TaskContext, pin_data, versions
+from sweeps.interruption import making_room
+from sweeps.layout import SweepFolder, TaskContext, pin_data, storage_path
 from sweeps.ledger import Record
 from sweeps.messages import Messages, log_to
+from sweeps.mirrored_sweep import bring_finished
 from sweeps.progress import Progress
+from sweeps.ray_signals import heeding_sigterm
 from sweeps.requests import stage_requests
 from sweeps.search import StudySearch
 from sweeps.shared_storage import check_shared
@@ -41,6 +44,7 @@ from sweeps.status import building, report_page, task_status
 from sweeps.studies import open_database
 from sweeps.sweep_search import NO_ROOM, QuietProgress, SweepSearch
 from sweeps.trial import run_trial
+from sweeps.versions import versions
 
 _HEARTBEAT = 5.0
 
@@ -55,6 +59,7 @@ class Driver:
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
         self.spec: SweepSpec = folder.spec_to_run()
+        self.ending = Ending(folder.path, self.spec.resources.grace)
         self.progress = Progress(folder.path / "events.jsonl")
         self.say = self.progress.say
         self._messages = Messages(folder.path / "messages")
@@ -84,10 +89,12 @@ class Driver:
             address = os.environ.get("RAY_ADDRESS")
             self.say(f"joining Ray at {address}" if address else "starting Ray on this machine")
             with embedded_ray(self.spec.resources) as available:
+                self.ending.listen()
                 if address:
                     check_shared(self.folder.storage)
-                self._build_stages(contexts, available)
-                self._search(contexts, available)
+                with self.ending.graceful():
+                    self._build_stages(contexts, available)
+                    self._search(contexts, available)
                 with self.progress.every(_HEARTBEAT, self._news):
                     self._failed += AfterSearch(self.folder, self.progress).run(contexts)
             self._clean_scratch()
@@ -149,7 +156,9 @@ class Driver:
 
     def _build_stages(self, contexts: list[TaskContext], available: dict[str, float]) -> None:
         """Teachers and rewards of every choice of every task, before the trials."""
-        builds = StageBuilds(self.folder, available, self.budget, self.progress)
+        builds = StageBuilds(
+            self.folder, available, self.budget, self.progress, lambda: self.ending.asked
+        )
         with self.progress.every(_HEARTBEAT, self._news):
             # Teachers can be built from rewards.
             for kind in ("reward", "teacher"):
@@ -164,7 +173,7 @@ class Driver:
         concurrent = min(
             capacity(student, available), self.spec.resources.concurrent_trials or sys.maxsize
         )
-        alone = student.workers == 1
+        alone = student.alone
         # A trial that only waits for its workers must not take a share of a CPU from them, and
         # Tune refuses trials that take nothing at all.
         needs = {"CPU": student.cpus, "GPU": student.gpus} if alone else {"memory": 1e6}
@@ -175,9 +184,9 @@ class Driver:
                 self.say(f"{search.context.dataset}: {count} trial{'s' * (count > 1)} to run")
         self.say(f"{concurrent} trials at once")
         tuner = tune.Tuner(
-            tune.with_resources(_tune_trial, trial_resources),
+            tune.with_resources(heeding_sigterm(_tune_trial), trial_resources),
             tune_config=tune.TuneConfig(
-                search_alg=SweepSearch(searches, self.budget, self.say),
+                search_alg=SweepSearch(searches, self.budget, self.say, lambda: self.ending.asked),
                 num_samples=-1,  # the search says when there are no more
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -210,6 +219,7 @@ class Driver:
         )
 
     def _report(self, contexts: list[TaskContext]) -> None:
+        bring_finished(self.folder.path)
         self._point_out(contexts)
         report = write_report(self.folder.storage, self.folder.name)
         print(f"\n{report.table}\n", flush=True)
@@ -251,9 +261,11 @@ class Driver:
 
 def _tune_trial(config: dict[str, Any]) -> None:
     context = config["context"]
-    log_to(SweepFolder(Path(context["storage"]), context["name"]).path / "messages")
+    folder = SweepFolder(storage_path(context["storage"]), context["name"])
+    log_to(folder.path / "messages")
     try:
-        run_trial(config, tune.report)
+        with making_room(folder.path):
+            run_trial(config, tune.report)
     except OSError as error:
         if not lacks_room(error):
             raise

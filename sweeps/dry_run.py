@@ -111,7 +111,7 @@ def dry_run(spec: SweepSpec, folder: SweepFolder, times: Times) -> DryRun:
         check_resources(spec.resources, available(address, folder.storage))
     except (ResourceError, StorageError, ConnectionError) as error:
         problems += str(error).splitlines()
-    tasks = [_plan(spec, folder, dataset, times) for dataset in spec.datasets()]
+    tasks = [plan_task(spec, folder, dataset, times) for dataset in spec.datasets()]
     problems += _storage(spec, folder.storage, sum(task.disk_gb for task in tasks))
     return DryRun(spec.name, tasks, problems)
 
@@ -157,7 +157,8 @@ def _storage(spec: SweepSpec, storage: Path, needed_gb: float) -> list[str]:
     return []
 
 
-def _plan(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times: Times) -> TaskPlan:
+def plan_task(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times: Times) -> TaskPlan:
+    """One task's share of ``spec``."""
     fingerprint = origin_of(dataset).get("fingerprint", "") if is_present(dataset) else ""
     context = TaskContext(folder, spec, dataset, fingerprint)
     trials, first = spec.planned_trials(dataset), spec.first_points(dataset)
@@ -166,7 +167,7 @@ def _plan(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times: Tim
         context.trial(values).recipe
         for values in sample(recipe, spec.search, first, trials, spec.seed)
     ]
-    stages = {kind: _stages(context, kind, recipes) for kind in _KINDS}
+    stages = {kind: distinct_stages(context, kind, recipes) for kind in _KINDS}
     hours = _Hours(context, times)
     built = [
         request
@@ -199,7 +200,7 @@ def _plan(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times: Tim
     )
 
 
-def _stages(
+def distinct_stages(
     context: TaskContext, kind: str, recipes: list[Recipe]
 ) -> tuple[StagePlan, list[StageRequest]]:
     """How many stages of ``kind`` there can be, and those that ``recipes`` or all choices need."""

@@ -5,6 +5,7 @@ Or, where ``RAY_ADDRESS`` is set, the cluster that is there already.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.settings import CAPACITY
 from sweeps.spec_parts import Resources, StageResources
 from sweeps.workers import TRAIN_ENVIRONMENT
 
@@ -29,6 +31,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A stage that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # A job's environment reaches its driver, which passes it on: Ray takes the same name twice for
+    # a conflict otherwise.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     **TRAIN_ENVIRONMENT,
 }
 
@@ -59,6 +64,18 @@ def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
     Where ``RAY_ADDRESS`` is set, that cluster is joined and left instead. Raises
     :class:`ResourceError` before anything runs if a stage could never be placed.
     """
+    with ray_session():
+        available = reachable()
+        check_resources(resources, available)
+        yield available
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """A Ray of this process's own, or the cluster at ``RAY_ADDRESS``, until the end of the block.
+
+    What cannot be joined raises Ray's own errors.
+    """
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
@@ -75,19 +92,27 @@ def embedded_ray(resources: Resources) -> Iterator[dict[str, float]]:
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        available = ray.cluster_resources()
-        check_resources(resources, available)
-        yield available
+        yield
     finally:
         ray.shutdown()
 
 
+def reachable() -> dict[str, float]:
+    """What the cluster has, or an autoscaler that was told of can bring it to."""
+    import ray
+
+    grown: dict[str, float] = json.loads(os.environ.get(CAPACITY, "{}"))
+    now: dict[str, float] = ray.cluster_resources()
+    return {name: max(now.get(name, 0), grown.get(name, 0)) for name in {**now, **grown}}
+
+
 def capacity(stage: StageResources, available: dict[str, float]) -> int:
-    """How many runs of a stage fit at once."""
-    fits = [available.get("CPU", 0) / (stage.workers * stage.cpus)]
+    """How many runs of a stage fit at once, with the most workers; one also with the fewest."""
+    fits = [available.get("CPU", 0) / stage.cpus]
     if stage.gpus:
-        fits.append(available.get("GPU", 0) / (stage.workers * stage.gpus))
-    return int(min(fits) + 1e-9)
+        fits.append(available.get("GPU", 0) / stage.gpus)
+    workers = int(min(fits) + 1e-9)
+    return max(workers // stage.most, int(workers >= stage.fewest))
 
 
 def check_resources(resources: Resources, available: dict[str, float]) -> None:
@@ -97,7 +122,7 @@ def check_resources(resources: Resources, available: dict[str, float]) -> None:
         stage: Any = getattr(resources, kind)
         if capacity(stage, available) < 1:
             problems.append(
-                f"resources.{kind}: {stage.workers} workers with {stage.cpus:g} CPUs and "
+                f"resources.{kind}: {stage.fewest} workers with {stage.cpus:g} CPUs and "
                 f"{stage.gpus:g} GPUs each do not fit; Ray has {available.get('CPU', 0):g} CPUs "
                 f"and {available.get('GPU', 0):g} GPUs"
             )

@@ -25,8 +25,9 @@ from ractd_core.policy import Planner
 from sweeps.canonical import key_of
 from sweeps.confirmation import confirmation, winner
 from sweeps.episodes import summary
-from sweeps.layout import EPISODES, TaskContext, TrialPlan, versions
+from sweeps.layout import EPISODES, TaskContext, TrialPlan
 from sweeps.ledger import Record
+from sweeps.mirror import fetch, pull, push
 from sweeps.players import (
     Players,
     build_players,
@@ -38,6 +39,7 @@ from sweeps.players import (
 from sweeps.rows import parse_row, stage_of
 from sweeps.search_space import Scalar, apply, label
 from sweeps.spec_parts import FINAL_SEED
+from sweeps.versions import versions
 from sweeps.workers import device, failure_reason, use_threads
 
 PLAYED = "played.json"
@@ -80,7 +82,7 @@ def _unfinished(context: TaskContext) -> dict[str, bool]:
     if best is None:
         return {}
     return {
-        row: (ledger.folder(key) / PLAYED).exists()
+        row: fetch(ledger.folder(key) / PLAYED)
         for row, key in wanted(context, best).items()
         if ledger.get(key) is None
     }
@@ -130,6 +132,7 @@ def _play_row(context: TaskContext, best: Record, row: str) -> None:
     players, own = _players(plan, best, method)
     guide = _guide(plan, method, sampling)
     folder = context.folder.rows.folder(wanted(context, best)[row])
+    pull(folder)
     seeds = range(FINAL_SEED, FINAL_SEED + context.spec.evaluation.final_episodes)
     play(plan, players, seeds, folder / EPISODES, **guide)
     confirmed = confirmation(context, best)
@@ -152,6 +155,7 @@ def _play_row(context: TaskContext, best: Record, row: str) -> None:
     }
     # Last: a row has been played where this file is.
     write_json(folder / PLAYED, record)
+    push(folder, patient=True)
 
 
 def _time_row(context: TaskContext, best: Record, row: str) -> None:

@@ -33,6 +33,13 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def spent(rows: list[Row]) -> tuple[float, float]:
+    """Seconds that the rows of a training took, and the mean number of workers in them."""
+    seconds = sum(row["seconds"] for row in rows)
+    device_seconds = sum(row["seconds"] * row.get("workers", 1) for row in rows)
+    return seconds, round(device_seconds / seconds, 3) if seconds else 1.0
+
+
 def append_row(path: Path, row: Row) -> None:
     """Add ``row``, replacing any from its place on: those come from a run that was cut short.
 

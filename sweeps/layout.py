@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +18,9 @@ from ractd_core.tasks import DatasetName, parse_dataset_name
 from sweeps.canonical import key_of
 from sweeps.extend import refusals
 from sweeps.ledger import Ledger
+from sweeps.mirror import address_of, mirror_of, open_mirror, refresh
+from sweeps.mirrored_sweep import changing_spec, pull_specs, pull_sweep
+from sweeps.object_store import StoreUriError
 from sweeps.search_space import LABELS, Scalar, apply, label, value_at
 from sweeps.spec import SweepSpec, dump_spec, parse_spec
 from sweeps.spec_parts import SELECTION_SEED
@@ -35,7 +36,6 @@ BEST = "best.safetensors"
 _COLLAPSE = tuple(f"student.collapse.{name}" for name in CollapseConfig.model_fields)
 _SHOWN = 3
 _ABSENT = "not there"
-_REPORTED = ("ractd", "torch", "ray", "optuna", "gymnasium", "gymnasium-robotics", "mujoco")
 
 
 class StorageError(RuntimeError):
@@ -48,7 +48,10 @@ def default_storage() -> Path:
 
 
 def check_storage(text: str | None) -> Path:
-    """The storage folder, made if absent; :class:`StorageError` if it cannot be written."""
+    """The storage folder, made if absent; :class:`StorageError` if it cannot be written.
+
+    For a URI it is the mirror, and StoreAwayError says that the store cannot be written.
+    """
     path = storage_path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,15 +62,22 @@ def check_storage(text: str | None) -> Path:
             f"storage {path} cannot be written ({error.strerror or error}); give another with "
             "--storage, or set RACTD_HOME"
         ) from error
+    mirror = mirror_of(path)
+    if mirror is not None:
+        mirror.check()
     return path
 
 
 def storage_path(text: str | None) -> Path:
-    """The storage folder, whether it is there or not; :class:`StorageError` for a URI."""
+    """The storage folder, whether it is there or not; for a URI the mirror that stands for it.
+
+    Raises :class:`StorageError` if it cannot be one.
+    """
     if text and "://" in text:
-        raise StorageError(
-            f"storage {text!r} is a URI; this release stores on a path that every node mounts"
-        )
+        try:
+            return open_mirror(text)
+        except StoreUriError as error:
+            raise StorageError(str(error)) from error
     path = Path(text).expanduser().absolute() if text else default_storage()
     for part in (path, *path.parents):
         if part.is_file():
@@ -75,11 +85,6 @@ def storage_path(text: str | None) -> Path:
                 f"storage {path} cannot be written: {part} is a file; give another with --storage"
             )
     return path
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}}
 
 
 @dataclass(frozen=True)
@@ -158,16 +163,17 @@ class SweepFolder:
         Raises :class:`StorageError` if they are not.
         """
         path = self.path / "spec.yaml"
-        if not path.exists():
-            self._write(spec)
-        elif self.spec() != spec:
-            raise StorageError(
-                f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
-                f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or give "
-                "the new one another name"
-            )
-        else:
-            self.spec_to_run()
+        with changing_spec(self.path):
+            if not path.exists():
+                self._write(spec)
+            elif self.spec() != spec:
+                raise StorageError(
+                    f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
+                    f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or "
+                    "give the new one another name"
+                )
+            else:
+                self.spec_to_run()
 
     def extend(self, spec: SweepSpec) -> None:
         """Let the sweep go on as ``spec``; the earlier one is kept beside it.
@@ -175,7 +181,7 @@ class SweepFolder:
         Raises :class:`StorageError`, with every reason, if that cannot be, and
         :class:`filelock.Timeout` while a driver runs.
         """
-        with FileLock(self.path / "driver.lock", timeout=0):
+        with FileLock(self.path / "driver.lock", timeout=0), changing_spec(self.path):
             old = self.spec_to_run()
             problems = refusals(old, spec)
             if problems:
@@ -210,8 +216,16 @@ def _changes(then: Any, now: Any, path: str = "") -> Iterator[str]:
         yield f"{path} was {then}, is {now}"
 
 
+def open_sweep(storage: str | None, name: str) -> SweepFolder:
+    """The sweep ``name`` of a storage, brought here from an object store; it need not exist."""
+    folder = SweepFolder(storage_path(storage), name)
+    pull_sweep(folder.path)
+    return folder
+
+
 def names(storage: Path) -> list[str]:
     """The sweeps in ``storage``."""
+    pull_specs(storage)
     return sorted(path.parent.name for path in (storage / "sweeps").glob("*/spec.yaml"))
 
 
@@ -230,7 +244,7 @@ class TaskContext:
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
         return {
-            "storage": str(self.folder.storage),
+            "storage": address_of(self.folder.storage),
             "name": self.folder.name,
             "dataset": str(self.dataset),
             "fingerprint": self.fingerprint,
@@ -239,7 +253,9 @@ class TaskContext:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The same context in another process."""
-        folder = SweepFolder(Path(value["storage"]), value["name"])
+        folder = SweepFolder(storage_path(value["storage"]), value["name"])
+        for file in ("spec.yaml", "recipes.json"):
+            refresh(folder.path / file)
         name = parse_dataset_name(value["dataset"])
         return cls(folder, folder.spec_to_run(), name, value["fingerprint"])
 

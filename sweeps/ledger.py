@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ractd_core.files import FileError, read_json, write_json_once
+from sweeps.mirror import bring, commit
 
 Record = dict[str, Any]
 RECORD = "record.json"
@@ -32,13 +33,17 @@ class Ledger:
 
     def get(self, key: str) -> Record | None:
         """The record of ``key``, None if there is none."""
+        return self.here(key) if bring(self.folder(key), RECORD) else None
+
+    def here(self, key: str) -> Record | None:
+        """As :meth:`get`, without asking an object store."""
         path = self.folder(key) / RECORD
         return _read(path) if path.exists() else None
 
     def put(self, key: str, record: Record) -> bool:
         """Write the record unless there is one; whether it was written."""
-        path = self.folder(key) / RECORD
-        return write_json_once(path, {"schema": SCHEMA, "key": key, **record})
+        path, whole = self.folder(key) / RECORD, {"schema": SCHEMA, "key": key, **record}
+        return commit(path.parent, RECORD, whole) and write_json_once(path, whole)
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.root.glob(f"*/{RECORD}")):

@@ -24,6 +24,7 @@ from ractd_core.data.flat import DataError, FlatDataset
 from ractd_core.files import FileError, read_json, write_json
 from ractd_core.stages import Model, load_model, make_stage
 from sweeps.build import Outputs, train_to_end
+from sweeps.interruption import Notices
 from sweeps.spec import SpecError
 from sweeps.stage_store import StageRequest
 from sweeps.workers import Report
@@ -95,7 +96,9 @@ class StageFolder:
         be trained. Raises :class:`SpecError` for a recipe that does not fit the data,
         :class:`CheckpointError` for parents that do not, what :meth:`find` raises,
         :class:`FileError` while another process trains it, and
-        :class:`~ractd_core.training.DivergedError`; the last healthy checkpoint then stays.
+        :class:`~ractd_core.training.DivergedError`; the last healthy checkpoint then stays. A
+        SIGTERM that is heeded (:func:`sweeps.interruption.heed_sigterm`) raises
+        :class:`~ractd_core.training.TrainingInterrupted` after a checkpoint.
         """
         try:
             stage, normalizers = make_stage(self.kind, request.recipe, data, parents, where)
@@ -107,17 +110,19 @@ class StageFolder:
         with self._locked():
             if self.find(request) is None:
                 write_json(self._about, _definition(request))
-                train_to_end(
-                    stage,
-                    normalizers,
-                    self.outputs,
-                    where,
-                    report,
-                    identity=request.name,
-                    reports=_REPORTS,
-                    micro_batch=micro_batch,
-                    compile=compile,
-                )
+                with Notices() as interrupted:
+                    train_to_end(
+                        stage,
+                        normalizers,
+                        self.outputs,
+                        where,
+                        report,
+                        identity=request.name,
+                        reports=_REPORTS,
+                        micro_batch=micro_batch,
+                        compile=compile,
+                        interrupted=interrupted,
+                    )
             self.outputs.checkpoint.unlink(missing_ok=True)
         return load_model(self.outputs.model)
 

@@ -14,6 +14,7 @@ from sweeps.build import ensure_stage
 from sweeps.episodes import add_episodes, played
 from sweeps.layout import TaskContext, TrialPlan
 from sweeps.ledger import Record
+from sweeps.mirror import fetch
 from sweeps.search_space import apply, canonical_path
 from sweeps.workers import device
 
@@ -52,6 +53,8 @@ def selected_players(context: TaskContext, trial: Record) -> Players:
         first = plan.recipe.student.seed + _RETRAINED
         return build_players(context, "student", plan.recipe, range(first, first + count))
     paths = {seed: plan.selected(seed) for seed in plan.training_seeds}
+    for path in paths.values():
+        fetch(path)
     trained = {key: trial[key] for key in ("steps", "seconds", "workers")}
     return Players(paths, trained, "best" if plan.keeps_best else "last")
 

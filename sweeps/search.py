@@ -18,6 +18,7 @@ from ractd_core.files import FileError, read_json, write_text
 from sweeps.jsonl import read_rows
 from sweeps.layout import ABOUT, CURVE, STOP, TaskContext, TrialPlan
 from sweeps.ledger import Record
+from sweeps.mirror import drop_models, share
 from sweeps.search_space import (
     Scalar,
     active,
@@ -29,7 +30,7 @@ from sweeps.search_space import (
     whole_space,
 )
 from sweeps.studies import distribution, draw, open_study
-from sweeps.trial import close_trial
+from sweeps.trial import Saved, close_trial, saved
 
 _ATTEMPTS = 20
 _STATES = {
@@ -58,6 +59,7 @@ class StudySearch:
             for path, parameter in parameters(spec.search).items()
         }
         self._trials: dict[str, tuple[Trial, TrialPlan]] = {}
+        self._saved: dict[str, Saved] = {}
         # What has a record: read once, since only this search's own trials add to it.
         records = self._records()
         self._done = {record["key"] for record in records}
@@ -129,6 +131,7 @@ class StudySearch:
     def _begin(self, trial_id: str, trial: Trial) -> dict[str, Any]:
         plan = self.context.trial(self._values(trial.params))
         self._trials[trial_id] = (trial, plan)
+        self._saved[trial_id] = saved(plan)
         return {
             "context": self.context.to_json(),
             "values": plan.values,
@@ -154,18 +157,21 @@ class StudySearch:
         # A trial at its last step is about to write its record: stopping it would gain nothing.
         if result["step"] < plan.steps and trial.should_prune():
             write_text(plan.folder / STOP, _PRUNED[spec.pruner.kind])
+            share(plan.folder / STOP, patient=False)
 
     def on_trial_complete(
         self, trial_id: str, error: bool = False, *, crowded: bool = False
     ) -> None:
         """Make sure there is a record, and tell the study what it says.
 
-        A trial that broke on a ``crowded`` storage is not to blame: it is suggested again.
+        A trial that broke on a ``crowded`` storage is not to blame: it is suggested again. So is
+        one whose processes went, as those of a spot instance do, as long as it gets on.
         """
         trial, plan = self._trials.pop(trial_id)
+        got_on = self._saved.pop(trial_id) != saved(plan)
         ledger = self.context.folder.trials
         if error and ledger.get(plan.key) is None:
-            if crowded:
+            if crowded or got_on:
                 self._unfinished.append(trial)
                 return
             close_trial(plan, self._number(plan), "failed", "its process ended without a word")
@@ -191,9 +197,7 @@ class StudySearch:
         del self._kept[self.context.spec.selection.top :]
 
     def _drop(self, record: Record) -> None:
-        folder = self.context.folder.trials.folder(record["key"])
-        for model in folder.rglob("*.safetensors"):
-            model.unlink()
+        drop_models(self.context.folder.trials.folder(record["key"]))
 
     def _agree_with_ledger(self) -> list[Trial]:
         """Repair the study from the ledger; returns its trials that have begun but not ended."""

@@ -17,6 +17,7 @@ from cluster.protocol import JobError, check_name
 from ractd_core.config import Config, Positive, Recipe
 from ractd_core.recipes import Family, override, recipe_for
 from ractd_core.tasks import DatasetName, expand_datasets, near, parse_dataset_name
+from sweeps.object_store import StoreUri
 from sweeps.rows import Row, rows_for
 from sweeps.search_space import (
     Scalar,
@@ -90,6 +91,12 @@ def _study(value: str) -> str:
     return value
 
 
+def _storage(value: str | None) -> str | None:
+    if value is not None and "://" in value:
+        StoreUri.parse(value)
+    return value
+
+
 class SweepSpec(Config):
     """A sweep: for each task, ``trials`` students searched over ``search``.
 
@@ -125,7 +132,7 @@ class SweepSpec(Config):
     training_seeds: Annotated[int, Field(ge=1, le=100)] = 1
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("score",)
     study: Annotated[str, AfterValidator(_study)] = "journal"
-    storage: str | None = None
+    storage: Annotated[str | None, AfterValidator(_storage)] = None
     selection: SelectionSpec = SelectionSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()

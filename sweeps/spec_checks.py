@@ -194,11 +194,12 @@ def _task_checks(
     ]
     workers = salvage(Resources.model_validate, raw.get("resources"))
     for stage in ("teacher", "reward", "student"):
-        count = getattr(workers, stage).workers
+        count = getattr(workers, stage).most
         batch = getattr(recipe, stage).optim.batch_size
-        if batch % count:
+        if batch < count:
             problems.append(
-                f"resources.{stage}.workers: {count} workers cannot share batch_size {batch} evenly"
+                f"resources.{stage}.workers: {count} workers, but batch_size {batch} has a row for "
+                f"{batch} of them; write that or less"
             )
     return problems
 

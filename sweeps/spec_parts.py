@@ -137,23 +137,57 @@ class BudgetSpec(Config):
     keep: Literal["all", "top"] = "all"
 
 
+Workers = Annotated[
+    Annotated[Positive, Tag("number")] | Annotated[tuple[Positive, Positive], Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, list | tuple) else "number"),
+]
+"""A number of workers, or the fewest and the most of them."""
+
+
 class StageResources(Config):
     """``workers`` Ray Train workers with ``cpus`` and ``gpus`` each; one runs in its own process.
 
+    ``[1, 4]`` are elastic: as many as there is room for, and other numbers when nodes come or go.
     ``micro_batch`` rows of a worker's share go through the networks at a time (null: all), and
     ``compile`` compiles the networks, which pays off in long runs. None of this is part of a
     stage's key: it does not change its result.
     """
 
-    workers: Positive = 1
+    workers: Workers = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegative = 0.0
     micro_batch: Positive | None = None
     compile: bool = False
 
+    @property
+    def fewest(self) -> int:
+        """Workers that a run cannot do without."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that a run can use."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def alone(self) -> bool:
+        """Whether a run is one process, without Ray Train."""
+        return self.most == 1
+
+    @property
+    def how_many(self) -> str:
+        """The number of workers for people."""
+        return str(self.most) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.fewest > self.most:
+            raise ValueError(f"workers [{self.fewest}, {self.most}]: write the smaller one first")
+        return self
+
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
-        if self.gpus != int(self.gpus) and (self.gpus > 1 or self.workers > 1):
+        if self.gpus != int(self.gpus) and (self.gpus > 1 or self.most > 1):
             raise ValueError(
                 f"gpus {self.gpus:g}: a fraction is possible for one worker, up to one GPU; "
                 "several workers take whole GPUs each"
@@ -162,9 +196,13 @@ class StageResources(Config):
 
 
 class Resources(Config):
-    """What each stage takes, and how many trials run at once (null: as many as fit)."""
+    """What each stage takes, and how many trials run at once (null: as many as fit).
+
+    ``grace`` seconds are given to what trains to write a checkpoint when the sweep is interrupted.
+    """
 
     teacher: StageResources = StageResources()
     reward: StageResources = StageResources()
     student: StageResources = StageResources()
     concurrent_trials: Positive | None = None
+    grace: NonNegative = 20.0

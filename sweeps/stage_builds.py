@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -20,18 +19,23 @@ from ractd_core.training import DivergedError
 from sweeps.budget import Budget
 from sweeps.build import ensure_stage
 from sweeps.embedded_ray import capacity
-from sweeps.layout import SweepFolder
+from sweeps.interruption import PreemptedError, heed_sigterm, making_room
+from sweeps.layout import SweepFolder, storage_path
 from sweeps.messages import log_to
+from sweeps.mirror import address_of, refresh
 from sweeps.progress import Progress
 from sweeps.requests import describe
-from sweeps.stage_store import BusyError, StageRequest
+from sweeps.stage_store import CHECKPOINT, BusyError, StageRequest
 
 _AGAIN = 2.0
 """Seconds until a stage that somebody else builds is asked for again."""
 
 
 class StageBuilds:
-    """Builds what is missing of ``requests`` on what Ray has ``available``."""
+    """Builds what is missing of ``requests`` on what Ray has ``available``.
+
+    Nothing begins once the driver is ``ending``.
+    """
 
     def __init__(
         self,
@@ -39,11 +43,14 @@ class StageBuilds:
         available: dict[str, float],
         budget: Budget,
         progress: Progress,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder, self._available, self._budget = folder, available, budget
+        self._ending = ending
         self._progress, self._say = progress, progress.say
         self._resources = folder.spec().resources
         self._waits: set[str] = set()
+        self._saved: dict[str, int] = {}
         self._told: str | None = None
 
     def build(self, kind: str, requests: Iterable[StageRequest]) -> None:
@@ -61,7 +68,7 @@ class StageBuilds:
         # A stage whose parent could not be built is left to the trials too.
         todo = deque(r for r in missing if all(map(find, r.parents.values())))
         resources = getattr(self._resources, kind)
-        alone = resources.workers == 1
+        alone = resources.alone
         # Ray Train's workers take their own resources; the task that waits for them takes none.
         task = ray.remote(_ensure).options(
             num_cpus=resources.cpus if alone else 0,
@@ -72,6 +79,8 @@ class StageBuilds:
         running: dict[Any, StageRequest] = {}
         again: dict[str, float] = {}
         while todo or running:
+            if self._ending():
+                todo.clear()
             if todo and self._budget.spent():
                 self._say(f"{self._budget.spent()}: {len(todo)} stages are not built")
                 todo.clear()
@@ -84,7 +93,7 @@ class StageBuilds:
                 if len(running) >= slots or again.get(request.name, 0.0) > time.monotonic():
                     todo.append(request)
                     continue
-                workers = "" if alone else f" on {resources.workers} Ray Train workers"
+                workers = "" if alone else f" on {resources.how_many} Ray Train workers"
                 if request.name not in self._waits:
                     self._progress.event(
                         "stage",
@@ -92,20 +101,28 @@ class StageBuilds:
                         state="building",
                         name=request.name,
                     )
-                reference = task.remote(str(self._folder.storage), self._folder.name, request)
+                reference = task.remote(
+                    address_of(self._folder.storage), self._folder.name, request
+                )
                 running[reference] = request
+                self._saved[request.name] = self._checkpoint(request)
             if not running:
                 time.sleep(_AGAIN if todo else 0)
                 continue
             ready, _ = ray.wait(list(running), num_returns=1, timeout=_AGAIN)
             for reference in ready:
                 request = running.pop(reference)
-                if self._busy(reference, request):
+                if self._unfinished(reference, request):
                     again[request.name] = time.monotonic() + _AGAIN
                     todo.append(request)
 
-    def _busy(self, ready: Any, request: StageRequest) -> bool:
-        """Take a task's result; whether somebody else is at its stage."""
+    def _checkpoint(self, request: StageRequest) -> int:
+        """When the last checkpoint of a stage was written, 0 without one."""
+        path = self._folder.store.building(request.name) / CHECKPOINT
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    def _unfinished(self, ready: Any, request: StageRequest) -> bool:
+        """Take a task's result; whether somebody else is at its stage, or it was interrupted."""
         try:
             manifest = ray.get(ready)
         except BusyError:
@@ -119,7 +136,13 @@ class StageBuilds:
             return False
         except RayError as error:
             cause = getattr(error, "cause", error)
+            # Its processes may go as often as they like, as long as it gets on.
+            got_on = self._checkpoint(request) != self._saved[request.name]
+            if isinstance(cause, PreemptedError) or got_on:
+                return True
             raise RuntimeError(f"a stage could not be built: {cause}") from error
+        if manifest is None:
+            return False  # The driver is ending.
         self._progress.event(
             "stage",
             f"built {manifest['name']}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, "
@@ -132,8 +155,11 @@ class StageBuilds:
         return False
 
 
-def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any]:
-    folder = SweepFolder(Path(storage), name)
+def _ensure(storage: str, name: str, request: StageRequest) -> dict[str, Any] | None:
+    folder = SweepFolder(storage_path(storage), name)
     log_to(folder.path / "messages")
+    refresh(folder.path / "spec.yaml")
     resources = getattr(folder.spec().resources, request.kind)
-    return ensure_stage(folder.store, request, resources, folder.scratch, wait=False)
+    heed_sigterm()
+    with making_room(folder.path):
+        return ensure_stage(folder.store, request, resources, folder.scratch, wait=False)

@@ -26,8 +26,10 @@ from ractd_core.config import Recipe
 from ractd_core.files import STAGE_SCHEMA, read_json, sha256, write_json, write_text
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
+from sweeps.mirror import commit, discard, pull, restore, share
 
 MODEL = "model.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 MANIFEST = "manifest.json"
 DIVERGED = "diverged.txt"
 _log = logging.getLogger(__name__)
@@ -95,6 +97,11 @@ class StageStore:
         try:
             return self._intact(name)
         except _DAMAGE:
+            if not restore(self.root / name, MANIFEST):
+                return None
+        try:
+            return self._intact(name)
+        except _DAMAGE:
             return None
 
     def _intact(self, name: str) -> dict[str, Any]:
@@ -110,6 +117,7 @@ class StageStore:
             self._intact(name)
         except _DAMAGE as error:
             _log.warning("stage %s is damaged (%s); it is built anew", name, error)
+            discard(self.root / name, MANIFEST)
             # Renamed first: a folder half removed must not look like a stage.
             shutil.rmtree(_aside(self.root / name), ignore_errors=True)
 
@@ -142,6 +150,7 @@ class StageStore:
             self._clear(name)
         folder = self.building(name)
         folder.mkdir(parents=True, exist_ok=True)
+        pull(folder)
         if (folder / DIVERGED).exists():
             raise DivergedError((folder / DIVERGED).read_text())
         try:
@@ -149,6 +158,7 @@ class StageStore:
         except DivergedError as error:
             # It would diverge again for everybody who asks for it.
             write_text(folder / DIVERGED, str(error))
+            share(folder / DIVERGED)
             raise
         for leftover in folder.glob("checkpoint*"):
             leftover.unlink()
@@ -166,6 +176,12 @@ class StageStore:
             "model_sha256": sha256(folder / MODEL),
             **run,
         }
+        ours = commit(self.root / name, MANIFEST, manifest, folder)
+        if not ours or (self.root / name).exists():
+            # Built on another machine meanwhile, which counts; or brought back here already.
+            shutil.rmtree(folder)
+            restore(self.root / name, MANIFEST)
+            return self._intact(name)
         write_json(folder / MANIFEST, manifest)
         folder.rename(self.root / name)
         return manifest

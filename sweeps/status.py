@@ -19,6 +19,7 @@ from sweeps.build import METRICS
 from sweeps.jsonl import read_rows
 from sweeps.layout import ABOUT, EPISODES, StorageError, SweepFolder, TaskContext
 from sweeps.ledger import Record
+from sweeps.mirrored_sweep import pull_sweep
 from sweeps.pace import trials_per_hour
 from sweeps.requests import stage_requests
 from sweeps.spec import SweepSpec
@@ -155,6 +156,7 @@ class StatusReader:
 
     def sweep(self, state: str) -> SweepStatus:
         """Everything; ``state`` is the job's. FileError names a record that cannot be read."""
+        pull_sweep(self.folder.path)
         spec = self._read_spec()
         trials, running = self._trials()
         stages = self._stages()
@@ -229,6 +231,8 @@ class StatusReader:
             if not values or abs(sum(values) / len(values) - score) > 1e-6 * (1 + abs(score)):
                 return Best(score, best.number)
         found = bootstrap_mean(values)
+        if found.low is None:
+            return Best(score, best.number)
         return Best(score, best.number, found.low, found.high, len(values), over)
 
     def _read_spec(self) -> SweepSpec:
@@ -246,7 +250,7 @@ class StatusReader:
         for key in _subfolders(self.folder.trials.root):
             ended = self._ended.get(key)
             if ended is None:
-                record = self.folder.trials.get(key)
+                record = self.folder.trials.here(key)
                 ended = None if record is None else _ended(record)
             if ended is not None:
                 self._ended[key] = ended

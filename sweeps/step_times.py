@@ -75,7 +75,14 @@ _FREE = frozenset(
 )
 """Fields that change a stage's result but not what a step costs."""
 
-Source = Literal["stages in the store", "measured here", "measured here on less, scaled"]
+Source = Literal[
+    "stages in the store",
+    "measured here",
+    "measured here on less, scaled",
+    "assumed from the GPU's peak",
+]
+_FORWARDS = {"teacher": 3, "reward": 3, "student": 10}
+"""What a training step costs in passes through the network."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,9 @@ class StepTimes:
             return None
         where = where if resources.gpus else torch.device("cpu")
         shape = _shape(kind, _config(kind, recipe), task, where.type)
-        if shape in self._known:
-            median = statistics.median(self._known[shape])
-            return Rate(median, "stages in the store")
+        known = self.known(kind, recipe, task, where.type)
+        if known is not None:
+            return known
         if shape not in self._rates:
             use_threads(resources.cpus)
             self._say(f"measuring a step of a {kind} of {task.name}")
@@ -128,6 +135,11 @@ class StepTimes:
             if plan is not None:
                 self._plans[shape] = plan
         return self._rates[shape]
+
+    def known(self, kind: str, recipe: Recipe, task: Task, where: str) -> Rate | None:
+        """A step as finished stages in the store took it on a device of type ``where``."""
+        found = self._known.get(_shape(kind, _config(kind, recipe), task, where))
+        return Rate(statistics.median(found), "stages in the store") if found else None
 
     def episode(self, recipe: Recipe, task: Task) -> float | None:
         """Seconds of one episode of full length, played with as many others as the policy takes."""
@@ -208,6 +220,11 @@ def _forward_gflop(kind: str, recipe: Recipe, task: Task) -> float:
             context = torch.empty(batch, about["context"] * task.obs_dim)
             network(torch.empty(batch, horizon, dims), torch.empty(batch), None, context)
     return float(counter.get_total_flops()) / 1e9
+
+
+def step_gflop(kind: str, recipe: Recipe, task: Task) -> float:
+    """About 10⁹ operations of one training step."""
+    return _FORWARDS[kind] * _forward_gflop(kind, recipe, task)
 
 
 def _affordable(kind: str, recipe: Recipe, task: Task) -> Recipe:

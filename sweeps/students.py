@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from ractd_core.policy import Planner, make_policy
 from ractd_core.stages import Model, load_model, make_stage
 from ractd_core.training import Metrics, Trainer
 from sweeps.episodes import add_episodes, played
-from sweeps.jsonl import Row, append_row, read_rows
+from sweeps.interruption import Notices
+from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.layout import BEST, CURVE, EPISODES, STOP, TrialPlan, plan_of
+from sweeps.mirror import fetch, pull, push
 from sweeps.selection import best_point
 from sweeps.spec_parts import SELECTION_SEED
-from sweeps.stage_store import MODEL
+from sweeps.stage_store import CHECKPOINT, MODEL
 from sweeps.workers import Payload, Report, device, failure_reason
 
-CHECKPOINT = "checkpoint.safetensors"
 DIAGNOSTICS = "diagnostics.json"
 LATENCY = "latency.json"
 RETRY = "retry.json"
@@ -51,12 +51,12 @@ def micro_batch(plan: TrialPlan) -> int | None:
 def over_time(plan: TrialPlan) -> bool:
     """Whether the trial has taken more than the budget gives it, resumed or not."""
     hours = plan.context.spec.budget.trial_hours
-    return hours is not None and spent(plan) > 3600 * hours
+    return hours is not None and seconds_of(plan) > 3600 * hours
 
 
-def spent(plan: TrialPlan) -> float:
+def seconds_of(plan: TrialPlan) -> float:
     """Seconds that the trial's students have been trained and played on the way."""
-    return float(sum(row["seconds"] for row in read_rows(plan.folder / CURVE)))
+    return spent(read_rows(plan.folder / CURVE))[0]
 
 
 def train_students(payload: Payload, report: Report) -> None:
@@ -72,8 +72,11 @@ def train_students(payload: Payload, report: Report) -> None:
     is killed and keep their resources.
     """
     plan = plan_of(payload)
+    pull(plan.folder)
     store = plan.context.folder.store
     parents = {kind: store.path(name) for kind, name in plan.student.parents.items()}
+    for path in parents.values():
+        fetch(path)
     data = load(plan.context.dataset, plan.context.fingerprint)
     done = played(plan.folder / EPISODES)
     for seed in plan.training_seeds:
@@ -121,30 +124,31 @@ class _Student:
             identity=f"{plan.key}, seed {self.seed}",
             micro_batch=micro_batch(plan),
             compile=spec.resources.student.compile,
+            saved=lambda: push(plan.folder),
         )
         before = [row for row in self.curve() if row["step"] <= trainer.step]
         self.say(before)
         if before:
             # It may have been killed between its checkpoint and its weights.
             self._keep_if_best(before, trainer, stage.result(trainer.ema, normalizers))
-        clock = time.monotonic()
 
         def score(trainer: Trainer, metrics: Metrics) -> bool:
-            nonlocal clock
             model = stage.result(trainer.ema, normalizers)
             result = self._play(model, spec.evaluation.episodes)
             row: Row = {"training_seed": self.seed, "step": trainer.step, **metrics}
             row |= {"score": result.score, "score_std": result.std}
             row |= {"episodes": spec.evaluation.episodes, "device": self.where.type}
-            row |= {"seconds": time.monotonic() - clock}
-            clock = time.monotonic()
+            row |= trainer.lap()
             if trainer.rank == 0:
                 append_row(plan.folder / CURVE, row)
             self._keep_if_best(self.curve(), trainer, model)
             self.say([row])
-            return (plan.folder / STOP).exists() or over_time(plan)
+            return fetch(plan.folder / STOP, patient=False) or over_time(plan)
 
-        stopped = trainer.run(every=spec.evaluation.every, callback=score)
+        with Notices(plan.context.folder.path) as interrupted:
+            stopped = trainer.run(
+                every=spec.evaluation.every, callback=score, interrupted=interrupted
+            )
         if trainer.step < stage.optim.steps:
             return False
         model = stage.result(trainer.ema, normalizers)
@@ -157,6 +161,7 @@ class _Student:
                 write_json(self.folder / LATENCY, asdict(latency))
             # Last: a student is done with where its episodes are.
             add_episodes(plan.folder / EPISODES, self.seed, result)
+            push(plan.folder, patient=True)
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return not stopped
 

@@ -19,6 +19,7 @@ from optuna.trial import Trial
 from ractd_core.files import write_bytes
 from sweeps.canonical import key_of
 from sweeps.layout import StorageError, TaskContext
+from sweeps.mirror import address_of
 from sweeps.search_space import Choices, Parameter, Scalar, parameters
 from sweeps.spec import SweepSpec
 from sweeps.spec_parts import PrunerSpec, SamplerSpec
@@ -37,7 +38,7 @@ def open_study(context: TaskContext) -> optuna.Study:
     searched = parameters(spec.search)
     space = {path: each.model_dump(mode="json") for path, each in searched.items()}
     # Two sweeps of one name, on two storages, can share a database.
-    begun = [str(context.folder.storage), space]
+    begun = [address_of(context.folder.storage), space]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(

@@ -20,21 +20,28 @@ NO_ROOM = "no_room"
 
 
 class SweepSearch(Searcher):
-    """Suggests from one of ``searches`` while the budget lasts.
+    """Suggests from one of ``searches`` while the budget lasts and the driver is not ``ending``.
 
     ``say`` hears once why nothing begins any more, or why nothing does for now.
     """
 
     def __init__(
-        self, searches: Sequence[StudySearch], budget: Budget, say: Callable[[str], None]
+        self,
+        searches: Sequence[StudySearch],
+        budget: Budget,
+        say: Callable[[str], None],
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._searches, self._budget, self._say = searches, budget, say
+        self._ending = ending
         self._of: dict[str, StudySearch] = {}
         self._told: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; None while the storage is full, FINISHED when there are none."""
+        if self._ending():
+            return str(Searcher.FINISHED)
         spent = self._budget.spent()
         crowded = self._budget.crowded()
         self._tell(f"{spent}: no trial begins any more" if spent else crowded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,22 +15,32 @@ from filelock import FileLock
 from ractd_core.files import read_json, write_json, write_text
 from sweeps.build import ensure_stage
 from sweeps.episodes import played, summary
-from sweeps.jsonl import read_rows
-from sweeps.layout import ABOUT, CURVE, EPISODES, STOP, TrialPlan, plan_of, versions
+from sweeps.jsonl import read_rows, spent
+from sweeps.layout import ABOUT, CURVE, EPISODES, STOP, TrialPlan, plan_of
 from sweeps.ledger import Record
+from sweeps.mirror import fetch, pull, push
 from sweeps.selection import selection
+from sweeps.stage_store import CHECKPOINT
 from sweeps.students import (
-    CHECKPOINT,
     DIAGNOSTICS,
     LATENCY,
     RETRY,
     micro_batch,
     over_time,
     reported,
-    spent,
+    seconds_of,
     train_students,
 )
-from sweeps.workers import Payload, Report, device, failure_reason, is_out_of_memory, run_on_workers
+from sweeps.versions import versions
+from sweeps.workers import (
+    Payload,
+    Report,
+    WorkersLostError,
+    device,
+    failure_reason,
+    is_out_of_memory,
+    run_on_workers,
+)
 
 
 def run_trial(payload: Payload, report: Report) -> None:
@@ -37,8 +48,9 @@ def run_trial(payload: Payload, report: Report) -> None:
 
     What goes wrong inside the trial (a loss that is not finite, an error, memory that does not
     suffice even for half the rows at a time, its time being over) becomes a FAILED record with its
-    reason, so that the sweep goes on; only trouble with the storage is raised. A trial that has a
-    record is not run again: its scores are reported as they were.
+    reason, so that the sweep goes on; only trouble with the storage or the loss of workers is
+    raised, and :class:`~ractd_core.training.TrainingInterrupted` once there is a checkpoint. A
+    trial that has a record is not run again: its scores are reported as they were.
     """
     plan = plan_of(payload)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -52,14 +64,17 @@ def _run(plan: TrialPlan, payload: Payload, report: Report) -> None:
         for row in read_rows(plan.folder / CURVE):
             report(reported(plan, row))
         return
+    pull(plan.folder)
     write_json(plan.folder / ABOUT, {"number": payload["number"], **plan.identity()})
+    push(plan.folder)
     try:
         # One that was killed after it had been asked to stop has no more to do.
-        if not (plan.folder / STOP).exists():
+        if not fetch(plan.folder / STOP):
             _build_parents(plan)
             _train(plan, payload, report)
+        pull(plan.folder)
         close_trial(plan, payload["number"], *_ending(plan))
-    except OSError:
+    except (OSError, WorkersLostError):
         raise
     except Exception as error:
         write_text(plan.folder / "error.txt", traceback.format_exc())
@@ -73,7 +88,7 @@ def _build_parents(plan: TrialPlan) -> None:
         # A trial in a process of its own holds its CPUs while it builds: asking for more could
         # wait for ever. Resources do not change a stage's result.
         student, own = spec.resources.student, getattr(spec.resources, kind)
-        if student.workers == 1:
+        if student.alone:
             held = student.model_dump(include={"workers", "cpus", "gpus"})
             own = own.model_copy(update=held)
         ensure_stage(folder.store, stage, own, folder.scratch)
@@ -88,11 +103,12 @@ def _train(plan: TrialPlan, payload: Payload, report: Report) -> None:
     try:
         run_on_workers(train_students, payload, resources, scratch, report)
     except Exception as error:
-        share = plan.recipe.student.optim.batch_size // resources.workers
+        share = -(-plan.recipe.student.optim.batch_size // resources.fewest)
         half = min(micro_batch(plan) or share, share) // 2
         if not is_out_of_memory(error) or half == 0 or (plan.folder / RETRY).exists():
             raise
         write_json(plan.folder / RETRY, {"micro_batch": half, "reason": failure_reason(error)})
+        push(plan.folder, patient=True)
     else:
         return
     # Out here nothing holds on to the frames in which memory was short.
@@ -102,6 +118,18 @@ def _train(plan: TrialPlan, payload: Payload, report: Report) -> None:
     run_on_workers(train_students, payload, resources, scratch, report)
 
 
+Saved = frozenset[tuple[Path, int]]
+
+
+def saved(plan: TrialPlan) -> Saved:
+    """The checkpoints that the trial, or who builds its stages, goes on from: they change."""
+    store = plan.context.folder.store
+    files = [plan.student_folder(seed) / CHECKPOINT for seed in plan.training_seeds]
+    files += [store.building(name) / CHECKPOINT for name in plan.student.parents.values()]
+    files += [plan.folder / EPISODES]
+    return frozenset((path, path.stat().st_mtime_ns) for path in files if path.exists())
+
+
 def _ending(plan: TrialPlan) -> tuple[str, str | None]:
     """Status and reason of a trial that ended by itself."""
     if set(plan.training_seeds) <= played(plan.folder / EPISODES):
@@ -109,17 +137,18 @@ def _ending(plan: TrialPlan) -> tuple[str, str | None]:
     if (plan.folder / STOP).exists():
         return "pruned", (plan.folder / STOP).read_text()
     assert over_time(plan)
-    limit = plan.context.spec.budget.trial_hours
-    return "failed", f"timed out after {spent(plan) / 3600:.3g} h (budget.trial_hours {limit:g})"
+    hours, limit = seconds_of(plan) / 3600, plan.context.spec.budget.trial_hours
+    return "failed", f"timed out after {hours:.3g} h (budget.trial_hours {limit:g})"
 
 
 def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = None) -> None:
     """Write the trial's record from what lies in its folder, then drop its checkpoints."""
+    pull(plan.folder)
     rows = read_rows(plan.folder / CURVE)
-    resources = plan.context.spec.resources.student
     completed = status == "completed"
     scored = _selection(plan) if completed else None
-    seconds = round(spent(plan), 3)
+    taken, workers = spent(rows)
+    seconds = round(taken, 3)
     retry = plan.folder / RETRY
     record: Record = {
         "kind": "trial",
@@ -132,7 +161,7 @@ def close_trial(plan: TrialPlan, number: int, status: str, reason: str | None = 
         "steps": plan.overall_step(rows[-1]) if rows else 0,
         "seconds": seconds,
         "device": rows[-1]["device"] if rows else device().type,
-        "workers": resources.workers,
+        "workers": workers,
         "retries": [read_json(retry)] if retry.exists() else [],
         "selection": scored,
         "objectives": _objectives(plan, scored["score"], seconds) if scored else None,

@@ -14,7 +14,7 @@ from sweeps.search_space import Choices, Range
 
 T = TypeVar("T")
 
-_BRANCHES = ("[key]", "choices", "range", "fixed", "named", "values")
+_BRANCHES = ("[key]", "choices", "range", "fixed", "named", "values", "number")
 """Parts that unions and key validators add to a location and that are not in the file."""
 
 

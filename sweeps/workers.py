@@ -16,9 +16,15 @@ from typing import Any
 import torch
 
 from ractd_core.files import write_text
-from ractd_core.training import DivergedError
+from ractd_core.training import DivergedError, TrainingInterrupted
 from sweeps.jsonl import Row
+from sweeps.mirror import address_of, fetch, join, share
 from sweeps.spec_parts import StageResources
+
+
+class WorkersLostError(RuntimeError):
+    """Workers died again and again, through no fault of what they ran as far as is known."""
+
 
 Report = Callable[[Row], None]
 Payload = dict[str, Any]
@@ -68,13 +74,14 @@ def run_on_workers(
     scratch: Path,
     report: Report | None = None,
 ) -> None:
-    """Call ``work(payload, report)`` on ``resources.workers`` processes and wait for its end.
+    """Call ``work(payload, report)`` on ``resources``' workers and wait for its end.
 
     Rank 0's rows reach ``report``, which must be Tune's own when given and there are several
     workers. ``scratch`` takes Ray Train's files. Raises what ``work`` raised; from several workers
-    DivergedError and MemoryError, and Ray's own errors for all others.
+    DivergedError, MemoryError and TrainingInterrupted, Ray's own errors for all others, and
+    WorkersLostError when workers have died three times.
     """
-    if resources.workers == 1:
+    if resources.alone:
         use_threads(resources.cpus)
         work(payload, report or (lambda row: None))
         return
@@ -85,22 +92,29 @@ def _run_train(
     work: Work, payload: Payload, resources: StageResources, scratch: Path, *, forward: bool
 ) -> None:
     from ray import train
+    from ray.exceptions import RayActorError
     from ray.train.torch import TorchConfig, TorchTrainer, get_device
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    from sweeps.ray_signals import HeedSigterm
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.update(TRAIN_ENVIRONMENT)
     gpus = resources.gpus > 0
     # Resuming is our checkpoints' business: a name of its own keeps Train from restoring.
     name = f"train-{uuid.uuid4().hex[:8]}"
-    diverged, memory = scratch / f"{name}.diverged", scratch / f"{name}.memory"
+    diverged, memory, interrupted = (
+        scratch / f"{name}.{why}" for why in ("diverged", "memory", "interrupted")
+    )
+    address = address_of(scratch)
 
     def loop(config: Payload) -> None:
         use_threads(resources.cpus)
         if gpus:
             # A worker sees all GPUs that the job holds on its node; this one is its own.
             torch.cuda.set_device(get_device())
-        if memory.exists():
+        join(address)
+        if fetch(memory):
             return  # Started again, which would only end as before.
         # Every worker must report, so that none runs ahead; rank 0's rows are the ones kept.
         try:
@@ -108,18 +122,24 @@ def _run_train(
         except DivergedError as error:
             # All workers see it at the same step. Raised here, it would only be tried again.
             write_text(diverged, str(error))
+            share(diverged)
+        except TrainingInterrupted as error:
+            write_text(interrupted, str(error))  # All workers end at this step.
+            share(interrupted)
         except Exception as error:
             # One worker may be alone with it: raised, it ends the others, who would wait for ever.
             if is_out_of_memory(error):
                 write_text(memory, str(error))
+                share(memory)
             raise
 
-    TorchTrainer(
+    elastic = resources.fewest < resources.most
+    trainer = TorchTrainer(
         loop,
         train_loop_config=payload,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.fewest, resources.most) if elastic else resources.most,
             use_gpu=gpus,
             resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus}
             if gpus
@@ -128,11 +148,19 @@ def _run_train(
         run_config=train.RunConfig(
             name=name,
             storage_path=str(scratch),
-            callbacks=[TuneReportCallback()] if forward else [],
+            callbacks=[HeedSigterm(), *([TuneReportCallback()] if forward else [])],
             failure_config=train.FailureConfig(max_failures=2, controller_failure_limit=2),
         ),
-    ).fit()
-    if diverged.exists():
+    )
+    try:
+        trainer.fit()
+    except train.WorkerGroupError as error:
+        if all(isinstance(each, RayActorError) for each in error.worker_failures.values()):
+            raise WorkersLostError(failure_reason(error)) from error
+        raise
+    if fetch(interrupted):
+        raise TrainingInterrupted(interrupted.read_text())
+    if fetch(diverged):
         raise DivergedError(diverged.read_text())
-    if memory.exists():
+    if fetch(memory):
         raise MemoryError(memory.read_text())

@@ -12,6 +12,7 @@ from ractd_core.files import FileError, read_json
 from sweeps.jsonl import Row, read_rows
 from sweeps.layout import ABOUT, CURVE, SweepFolder
 from sweeps.ledger import Ledger, Record
+from sweeps.mirrored_sweep import pull_sweep
 from sweeps.spec import dump_spec
 from sweeps.trackers.protocol import End, Entry, Point, Tracker
 
@@ -31,6 +32,7 @@ class Mirror:
 
     def update(self) -> int:
         """Add what is new on storage; the number of runs that were added to."""
+        pull_sweep(self._folder.path)
         changed = 0
         for entry in self._entries():
             known = self._tracker.known(entry)
@@ -54,7 +56,7 @@ class Mirror:
             if trial is not None:
                 yield trial
         for key in self._keys("row", self._folder.rows):
-            record = self._folder.rows.get(key)
+            record = self._folder.rows.here(key)
             if record is not None:
                 yield Entry(
                     "row",
@@ -74,7 +76,7 @@ class Mirror:
         """A trial that has begun; None if nothing says so."""
         folder = self._folder.trials.folder(key)
         # First: what a curve has when there is a record, it will always have.
-        record = self._folder.trials.get(key)
+        record = self._folder.trials.here(key)
         about = record
         if about is None:
             with suppress(OSError, FileError):

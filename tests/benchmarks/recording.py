@@ -25,10 +25,10 @@ from ractd_core.stages import make_stage, parent_kinds
 from ractd_core.tasks import DatasetName, parse_dataset_name
 from ractd_core.training import Metrics, Trainer
 from sweeps.build import ensure_stage
-from sweeps.layout import versions
 from sweeps.search_space import apply, canonical_path
 from sweeps.spec_parts import SELECTION_SEED, StageResources
 from sweeps.stage_store import StageRequest, StageStore
+from sweeps.versions import versions
 from tests.benchmarks.surface import AXES, HORIZONS, RANGES
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from sweeps.ledger import Record
 from sweeps.players import selected_players
 from sweeps.spec import load_spec
 from sweeps.spec_parts import CONFIRMATION_SEED, SELECTION_SEED
-from sweeps.students import CHECKPOINT
+from sweeps.stage_store import CHECKPOINT
 from sweeps.trial import close_trial
 
 Spec = Callable[..., Path]

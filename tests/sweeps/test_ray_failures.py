@@ -31,6 +31,7 @@ from sweeps.embedded_ray import embedded_ray
 from sweeps.jsonl import Row, read_rows
 from sweeps.layout import CURVE, StorageError, SweepFolder, TaskContext
 from sweeps.ledger import RECORD
+from sweeps.nodes import look
 from sweeps.progress import Progress
 from sweeps.shared_storage import check_shared
 from sweeps.spec import load_spec
@@ -38,6 +39,7 @@ from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_builds import StageBuilds
 from sweeps.stage_store import StageStore
 from sweeps.workers import Payload, Report
+from tests.sweeps.processes import descendants
 
 pytestmark = [
     pytest.mark.ray,
@@ -74,28 +76,6 @@ def context(project_home: Path, tiny: Callable[..., Path]) -> Callable[..., Task
         return TaskContext(folder, spec, UMAZE, load(UMAZE).fingerprint)
 
     return make
-
-
-def parent_of(pid: int) -> int:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return int(stat.rpartition(")")[2].split()[1])
-
-
-def descendants(title: str) -> list[int]:
-    """Processes that this one started, at whatever remove, whose title begins so."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if not (folder / "cmdline").read_text().startswith(title):
-                continue
-            pid = int(folder.name)
-            while pid > 1 and pid != os.getpid():
-                pid = parent_of(pid)
-        except OSError:
-            continue
-        if pid == os.getpid():
-            found.append(int(folder.name))
-    return found
 
 
 def wait_until(moment: Callable[[], Any], seconds: float = 120) -> None:
@@ -246,9 +226,7 @@ def test_a_storage_that_a_node_does_not_see_is_refused(
     check_shared(tmp_path)
     assert list(tmp_path.iterdir()) == []
     # As a node would answer that has another folder under the same path.
-    monkeypatch.setattr(
-        shared_storage, "_sees", lambda marker: Path(marker + ".elsewhere").exists()
-    )
+    monkeypatch.setattr(shared_storage, "look", lambda marker: look(marker + ".elsewhere"))
     with pytest.raises(
         StorageError, match=r"not the same on every node .*: \d+\.\d+\.\d+\.\d+ does not"
     ):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import load_sweep
+import analysis
 from analysis.tables import benchmark_table
 from ractd_core.bench import Latency, plan_latency
 from ractd_core.data.flat import FlatDataset
@@ -41,8 +41,8 @@ from sweeps.layout import CURVE, EPISODES, TaskContext
 from sweeps.ledger import Record
 from sweeps.search_space import apply
 from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
-from sweeps.stage_store import MODEL
-from sweeps.students import CHECKPOINT, reported, selection_seeds
+from sweeps.stage_store import CHECKPOINT, MODEL
+from sweeps.students import reported, selection_seeds
 from sweeps.trial import close_trial, run_trial
 from sweeps.workers import failure_reason
 from tests.sweeps.conftest import TINY
@@ -177,7 +177,7 @@ def test_analysis_reads_every_field_of_the_records(tiny: Spec, tmp_path: Path) -
 
         context.folder.store.ensure(request, build)
 
-    sweep = load_sweep(storage, context.folder.name)
+    sweep = analysis.load(storage, [context.folder.name])
     assert sweep.unfinished_trials == 1
     frame = sweep.trials.set_index("number")
     assert len(frame) == 4
@@ -468,7 +468,7 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         for method, key in rows.items()
     }
     assert len(set(played.values())) == len(played)
-    frame = load_sweep(tmp_path / "storage", context.folder.name).rows.set_index("method")
+    frame = analysis.load(tmp_path / "storage", [context.folder.name]).rows.set_index("method")
     assert frame["nfe"].to_dict() == CALLS
 
 
@@ -561,7 +561,7 @@ def test_rows_are_trained_and_played_for_every_training_seed_of_the_winner(
     assert len({each["score"] for each in rows["ctd"]["evaluation"]["seeds"]}) == 2
     assert rows["ractd"]["confirmation_score"] == confirmed["score"]
     assert rows["ctd"]["confirmation_score"] is None
-    sweep = load_sweep(tmp_path / "storage", context.folder.name)
+    sweep = analysis.load(tmp_path / "storage", [context.folder.name])
     over = benchmark_table(sweep).set_index("method")["interval_over"]
     assert over[list(of)].tolist() == ["training seeds", "training seeds", "episodes"]
     assert sweep.confirmations["score"].tolist() == [confirmed["score"]]

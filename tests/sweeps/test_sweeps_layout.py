@@ -22,10 +22,10 @@ from sweeps.layout import (
     default_storage,
     names,
     pin_data,
-    versions,
 )
 from sweeps.search_space import Scalar
 from sweeps.spec import SpecError, SweepSpec, load_spec, parse_spec
+from sweeps.versions import versions
 
 pytestmark = pytest.mark.usefixtures("project_home")
 

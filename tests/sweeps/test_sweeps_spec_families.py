@@ -77,7 +77,7 @@ def test_a_wrong_override_hides_no_mistake_of_another_part() -> None:
         UMAZE,
         HOPPER,
         recipe={"student": {"optm": {}}, "teacher": {"optim": {"batch_size": 9}}},
-        resources={"teacher": {"workers": 2}},
+        resources={"teacher": {"workers": 10}},
         search={"horizon": {"choices": [12]}},
     )
     assert [line.partition(":")[0] for line in found] == [
@@ -100,11 +100,11 @@ def test_a_family_that_is_none_hides_no_other_mistake() -> None:
 
 def test_workers_share_each_tasks_own_batch() -> None:
     """Released students have batches of 1400 for the umaze and of 4800 for Hopper."""
-    workers = {"student": {"workers": 3}}
+    workers = {"student": {"workers": [1, 1401]}}
     [problem] = problems(UMAZE, HOPPER, family="released", resources=workers)
     assert problem == (
-        "resources.student.workers: 3 workers cannot share batch_size 1400 evenly "
-        "(for maze2d-umaze-v1)"
+        "resources.student.workers: 1401 workers, but batch_size 1400 has a row for 1400 of them; "
+        "write that or less (for maze2d-umaze-v1)"
     )
 
 

@@ -173,6 +173,8 @@ def test_the_interval_of_the_best_is_over_its_selection_episodes(folder: SweepFo
     best = task_status(folder, UMAZE).best
     expected = bootstrap_mean(episodes)
     assert best == Best(41.25, 7, expected.low, expected.high, 4, "selection episodes")
+    assert expected.low is not None
+    assert expected.high is not None
     assert expected.low < 41.25 < expected.high
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from ractd_core.files import write_json
+from ractd_core.files import write_json, write_text
 from ractd_core.tasks import parse_dataset_name
 from sweeps import budget as budgets
 from sweeps.budget import Budget, device_seconds
 from sweeps.layout import TaskContext, plan_of
 from sweeps.ledger import Record
 from sweeps.search import StudySearch
+from sweeps.stage_store import CHECKPOINT
 from sweeps.sweep_search import NO_ROOM, SweepSearch
 from tests.sweeps.study import Start, keys, open_search, run, suggest, write_record
 
@@ -177,6 +178,34 @@ def test_a_trial_that_broke_on_a_full_storage_is_tried_again(
     [record] = context.folder.trials
     assert (record["status"], record["reason"]) == ("failed", "its process ended without a word")
     assert search.suggest("d") == Searcher.FINISHED
+
+
+def test_a_trial_whose_processes_go_is_tried_again_as_long_as_it_gets_on(start: Start) -> None:
+    context = start(trials=1)
+    search = SweepSearch([open_search(context)], Budget(context.folder), print)
+    config = search.suggest("0")
+    assert isinstance(config, dict)
+    checkpoint = plan_of(config).student_folder(0) / CHECKPOINT
+    for attempt in range(1, 6):
+        write_text(checkpoint, f"of attempt {attempt}")
+        search.on_trial_complete(str(attempt - 1), error=True)
+        assert list(context.folder.trials) == []
+        assert search.suggest(str(attempt)) == config
+    search.on_trial_complete("5", error=True)
+    [record] = context.folder.trials
+    assert (record["status"], record["reason"]) == ("failed", "its process ended without a word")
+
+
+def test_nothing_begins_once_the_driver_is_ending(start: Start) -> None:
+    context, ending = start(trials=2), [False]
+    searches = [open_search(context)]
+    search = SweepSearch(searches, Budget(context.folder), print, lambda: ending[0])
+    assert isinstance(search.suggest("a"), dict)
+    ending[0] = True
+    assert search.suggest("b") == Searcher.FINISHED
+    # Interrupted, it ended without an error and without a record.
+    search.on_trial_complete("a")
+    assert list(context.folder.trials) == []
 
 
 def test_only_the_top_students_are_kept(start: Start) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.flatten import DIAGNOSTICS as DIAGNOSTIC_COLUMNS
+from analysis.schema import DIAGNOSTICS as DIAGNOSTIC_COLUMNS
 from ractd_core.checkpoint import load_checkpoint
 from ractd_core.config import merged
 from ractd_core.data.generate import make_local
@@ -30,8 +30,8 @@ from sweeps.ledger import Record
 from sweeps.search_space import Scalar
 from sweeps.spec import load_spec
 from sweeps.spec_parts import SELECTION_SEED
-from sweeps.stage_store import MODEL
-from sweeps.students import CHECKPOINT, DIAGNOSTICS, over_time, reported, selection_seeds
+from sweeps.stage_store import CHECKPOINT, MODEL
+from sweeps.students import DIAGNOSTICS, over_time, reported, selection_seeds
 from sweeps.trial import run_trial
 from sweeps.workers import failure_reason, is_out_of_memory
 from tests.sweeps.conftest import TINY

@@ -1,0 +1,96 @@
+"""``ractd report``: tables, figures and one page from the records of sweeps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from ractd_core.files import write_text
+from sweeps.cli_errors import user_errors
+from sweeps.jobs import goes_on
+from sweeps.layout import StorageError, SweepFolder, storage_path
+
+_LOOK, _REFRESH = 15.0, 30
+"""Seconds between two writings of a watched report, and between two readings of its page."""
+
+Storage = Annotated[str | None, typer.Option(help="Folder of stages and sweeps.")]
+
+
+class _WriteByDefault(TyperGroup):
+    """What is no subcommand is a sweep to report on: `report NAME` is `report write NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["write", *args]
+        return super().parse_args(ctx, args)
+
+
+report_app = typer.Typer(cls=_WriteByDefault)
+
+
+@report_app.command("write")
+def write(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One sweep or several.")],
+    storage: Storage = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; of one sweep by default its own folder `report`."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option(help="Write it again every few seconds until the sweeps have ended.")
+    ] = False,
+    pictures: Annotated[
+        Literal["svg", "pdf", "png"] | None,
+        typer.Option(help="Write the figures as files too; the extra of that name."),
+    ] = None,
+) -> None:
+    """Write tables (Markdown, LaTeX, CSV), figures and one HTML page from sweeps' records.
+
+    `ractd report diff A B` compares two sweeps: settings, scores, cost.
+    """
+    from analysis import write_report
+
+    with user_errors():
+        if out is None and len(names) > 1:
+            raise StorageError("a report on several sweeps needs a folder of its own: --out DIR")
+        root = storage_path(storage)
+        target = None if out is None else out.expanduser().absolute()
+        folders = [SweepFolder(root, name) for name in names]
+        while True:
+            # Asked before the records are read: what is written until then is not missed.
+            more = watch and any(map(goes_on, folders))
+            written = write_report(
+                root, names, target, refresh=_REFRESH if more else 0, pictures=pictures
+            )
+            if not more:
+                break
+            typer.echo(f"{time.strftime('%H:%M:%S')} {written.page}")
+            time.sleep(_LOOK)
+    typer.echo(written.table)
+    typer.echo("")
+    for line in written.headlines:
+        typer.echo(line)
+    typer.echo(f"\nreport: {written.page}")
+
+
+@report_app.command("diff")
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A sweep.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one of the same storage.")],
+    storage: Storage = None,
+    out: Annotated[Path | None, typer.Option(help="A Markdown file to write to.")] = None,
+) -> None:
+    """Compare two sweeps: scores, settings, versions and cost, B less A."""
+    from analysis.comparison import compare
+
+    with user_errors():
+        text = compare(storage_path(storage), first, second)
+        if out is None:
+            typer.echo(text)
+        else:
+            write_text(out.expanduser().absolute(), text)
+            typer.echo(f"comparison: {out}")

@@ -1,0 +1,268 @@
+"""A sweep whose storage is an object store: brought here to be read or driven, and kept there.
+
+The driver holds the sweep's lease. While it runs it puts what it writes (events, study, clock) into
+the store at every beat, and brings here what other nodes have finished. Reading commands bring the
+same here, and leave alone what a driver of this very mirror is ahead of the store with.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ractd_core.files import read_json, sha256, write_json
+from sweeps.lease import BEAT, Lease, Owner
+from sweeps.ledger import RECORD
+from sweeps.mirror import Mirror, fetch, mirror_of, winner
+from sweeps.object_store import Entry, StoreAwayError
+
+MANIFEST = "manifest.json"
+_SYNCED = ".synced.json"
+_LEASE = "lease.json"
+_STOP = "stop-requested"
+_ELSEWHERE = frozenset(
+    {"trials", "rows", "confirmations", "ray", "job", "trackers", _LEASE, _STOP, _SYNCED}
+)
+"""What lies in a sweep's folder and is not the driver's own."""
+_STUDIES = "studies"
+_AT_ONCE = 8
+_log = logging.getLogger(__name__)
+
+
+def pull_specs(storage: Path) -> None:
+    """Bring the specs of all sweeps here, by which they are listed."""
+    mirror = mirror_of(storage)
+    if mirror is None:
+        return
+    for entry in mirror.store.list("sweeps"):
+        if entry.key.count("/") == 2 and entry.key.endswith("/spec.yaml"):
+            fetch(storage / entry.key)
+
+
+def pull_sweep(folder: Path) -> None:
+    """Bring a sweep here to be read; StoreAwayError if its store is away."""
+    mirror = mirror_of(folder)
+    if mirror is not None:
+        _Sweep(mirror, folder).pull()
+
+
+def bring_finished(folder: Path) -> None:
+    """Bring the records of a sweep here. Waits while the store is away."""
+    mirror = mirror_of(folder)
+    if mirror is not None:
+        _Sweep(mirror, folder).pull_finished(mirror.patient.list(mirror.key(folder)))
+
+
+@contextmanager
+def changing_spec(folder: Path) -> Iterator[None]:
+    """While the block looks at the sweep's spec and may write it, nobody else does.
+
+    Raises LeaseHeldError if a driver of another machine is at the sweep.
+    """
+    mirror = mirror_of(folder)
+    if mirror is None:
+        yield
+        return
+    lease, sweep = _lease(mirror, folder), _Sweep(mirror, folder)
+    owner = lease.written()
+    # A driver of this mirror keeps what it has: the mirror's own lock is between it and us.
+    ours = owner is None or owner.mirror != mirror.id
+    if ours:
+        lease.take()
+    try:
+        sweep.pull()
+        yield
+        sweep.push(_names(folder, "recipes.json") + _names(folder, "spec*.yaml"))
+    finally:
+        if ours:
+            lease.release()
+
+
+def has_driver(folder: Path) -> bool:
+    """Whether a driver on any machine has begun with the sweep and not ended, killed or not."""
+    mirror = mirror_of(folder)
+    return mirror is not None and _lease(mirror, folder).written() is not None
+
+
+def driver_of(folder: Path) -> tuple[Owner, float] | None:
+    """Who drives a sweep of an object store, and seconds since; None if nobody does."""
+    mirror = mirror_of(folder)
+    return None if mirror is None else _lease(mirror, folder).holder()
+
+
+def request_stop(folder: Path, owner: Owner) -> None:
+    """Ask a driver on any machine to end; it does at its next beat."""
+    mirror = mirror_of(folder)
+    assert mirror is not None
+    mirror.store.write(f"{mirror.key(folder)}/{_STOP}", owner.id.encode())
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """A driver at work in ``folder``, whose lock it holds; nothing to do without a mirror.
+
+    Raises LeaseHeldError if a driver of another machine is at it, and interrupts this process if
+    one takes over or somebody asks it to stop.
+    """
+    mirror = mirror_of(folder)
+    if mirror is None:
+        yield
+        return
+    lease, sweep = _lease(mirror, folder), _Sweep(mirror, folder)
+    lease.take()
+    try:
+        sweep.pull(driver=True)
+        with _beating(lease, sweep):
+            yield
+        sweep.push(patient=True)
+    except KeyboardInterrupt:
+        with suppress(StoreAwayError):
+            sweep.push()
+        raise
+    finally:
+        with suppress(StoreAwayError):
+            lease.release()
+
+
+@contextmanager
+def _beating(lease: Lease, sweep: _Sweep) -> Iterator[None]:
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            reason = sweep.mirror.quietly(lambda: _beat(lease, sweep))
+            if reason:
+                _log.warning("%s; this driver ends", reason)
+                # As Ctrl-C would, in the main thread.
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _beat(lease: Lease, sweep: _Sweep) -> str | None:
+    """Renew, push and pull; why the driver must end, None if it need not."""
+    if not lease.is_mine():
+        return "another driver has taken the sweep over"
+    lease.renew()
+    if sweep.stop_requested(lease.me):
+        return "asked to stop from another machine"
+    sweep.push()
+    sweep.pull_finished()
+    return None
+
+
+class _Sweep:
+    """What is moved of one sweep. Calls raise StoreAwayError, unless told to be patient."""
+
+    def __init__(self, mirror: Mirror, folder: Path) -> None:
+        self.mirror, self.folder = mirror, folder
+        self._base = mirror.key(folder)
+        self._pushed: dict[str, str] = {}
+
+    def pull(self, *, driver: bool = False) -> None:
+        """Bring the sweep, its records and the manifests of the stages here."""
+        entries = self.mirror.store.list(self._base)
+        owner = None if driver else _lease(self.mirror, self.folder).written()
+        # A driver of this mirror, also one that was killed, is ahead of the store.
+        if owner is None or owner.mirror != self.mirror.id:
+            self._pull_own(entries, driver)
+        self.pull_finished(entries)
+
+    def pull_finished(self, entries: list[Entry] | None = None) -> None:
+        """Bring records and stages here that are not, without models, and the running ones."""
+        entries = self.mirror.store.list(self._base) if entries is None else entries
+        units: dict[Path, list[Entry]] = defaultdict(list)
+        for entry in [*entries, *self.mirror.store.list("stages")]:
+            unit = self.mirror.unit(self.mirror.root / entry.key)
+            if unit is not None:
+                units[unit].append(entry)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(self._pull_unit, units.items()):
+                pass
+
+    def _pull_unit(self, unit: tuple[Path, list[Entry]]) -> None:
+        folder, entries = unit
+        name = MANIFEST if "stages" in folder.relative_to(self.mirror.root).parts[:1] else RECORD
+        attempt = winner(entries, self.mirror.key(folder), name)
+        if attempt is None:
+            self.mirror.pull(folder, entries, models=False)
+        elif not self.mirror.has(folder, name, attempt):
+            self.mirror.adopt(folder, name, attempt, entries)
+
+    def _pull_own(self, entries: list[Entry], driver: bool) -> None:
+        synced = self._synced()
+        for entry in entries:
+            name = entry.key.removeprefix(f"{self._base}/")
+            top = name.partition("/")[0]
+            if top in _ELSEWHERE or name.startswith(_LEASE) or (top == _STUDIES and not driver):
+                continue
+            path = self.folder / name
+            # What the store has not got since is older than what is here.
+            if path.exists() and synced.get(name) == entry.changed:
+                continue
+            if self.mirror.store.download(entry.key, path):
+                synced[name] = entry.changed
+        write_json(self.folder / _SYNCED, synced)
+
+    def push(self, names: list[str] | None = None, *, patient: bool = False) -> None:
+        """Put the sweep's own files that have changed, or those of ``names``."""
+        store = self.mirror.patient if patient else self.mirror.store
+        synced = self._synced()
+        for name in self._own() if names is None else names:
+            path = self.folder / name
+            digest = sha256(path)
+            if self._pushed.get(name) == digest:
+                continue
+            store.upload(path, f"{self._base}/{name}")
+            changed = store.changed(f"{self._base}/{name}")
+            if changed is not None:
+                synced[name] = changed
+            self._pushed[name] = digest
+            write_json(self.folder / _SYNCED, synced)
+
+    def stop_requested(self, me: Owner) -> bool:
+        """Whether this very driver has been asked to stop."""
+        key = f"{self._base}/{_STOP}"
+        if self.mirror.store.read(key) != me.id.encode():
+            return False
+        self.mirror.store.delete(key)
+        return True
+
+    def _own(self) -> list[str]:
+        return [
+            name
+            for name in _names(self.folder, "**/*")
+            if name.partition("/")[0] not in _ELSEWHERE
+            and not name.rpartition("/")[2].startswith(".")
+            and not name.endswith(".lock")
+        ]
+
+    def _synced(self) -> dict[str, int]:
+        path = self.folder / _SYNCED
+        known: dict[str, int] = {}
+        with suppress(OSError, ValueError):
+            known = read_json(path)
+        return known
+
+
+def _lease(mirror: Mirror, folder: Path) -> Lease:
+    return Lease(mirror.store, f"{mirror.key(folder)}/{_LEASE}", mirror.id)
+
+
+def _names(folder: Path, pattern: str) -> list[str]:
+    found = (path for path in folder.glob(pattern) if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in found)

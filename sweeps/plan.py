@@ -1,0 +1,266 @@
+"""How long a sweep takes on a given cluster, what it uses, and what holds it up.
+
+Every stage, trial and row of the spec becomes a job of so many seconds; :mod:`sweeps.schedule`
+puts them on the cluster's slots in the driver's order. Nothing is started or written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cluster import JobError
+from ractd_core.config import Recipe
+from ractd_core.tasks import Task
+from sweeps.dry_run import Times, distinct_stages
+from sweeps.layout import SweepFolder, TaskContext
+from sweeps.rows import parse_row, stage_of
+from sweeps.sample import sample
+from sweeps.schedule import Phase, bounds, simulate
+from sweeps.search_space import apply
+from sweeps.spec import SweepSpec
+from sweeps.spec_parts import StageResources
+
+OVERHEAD = 0.1
+"""Seconds of the driver for each trial, as measured (docs/sweeps.md: 77 to 110 ms)."""
+PRUNED = {"median": 0.3, "asha": 0.5, "diverged": 0.0, "none": 0.0}
+"""The share of trials taken to be pruned, all of them at ``pruner.warmup_steps``."""
+_WARMUP = 0.6
+_KINDS = ("reward", "teacher")
+_HOUR = 3600.0
+
+
+class PlanError(JobError):
+    """A cluster on which the spec cannot run, or costs that are not known."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """``nodes`` equal machines with ``gpus`` and ``cpus`` each; None is as many as are needed."""
+
+    nodes: int
+    gpus: int = 0
+    cpus: int | None = None
+
+    def slots(self, stage: StageResources) -> int:
+        """How many runs of a stage fit at once, as :func:`sweeps.embedded_ray.capacity` counts."""
+        workers = self.workers(stage)
+        return max(workers // stage.most, int(workers >= stage.fewest))
+
+    @property
+    def devices(self) -> int:
+        """GPUs, or where there are none CPUs."""
+        return self.nodes * (self.gpus or self.cpus or 1)
+
+    def workers(self, stage: StageResources) -> int:
+        """Workers of a stage that fit in all."""
+        fits = [] if self.cpus is None else [self.cpus / stage.cpus]
+        fits += [self.gpus / stage.gpus] if stage.gpus else []
+        return self.nodes * int(min(fits) + 1e-9)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Device seconds of everything that a sweep does, in the driver's order.
+
+    ``confirmations`` and ``rows`` have a job per task; ``timed`` seconds are of one row after the
+    other while nothing else runs.
+    """
+
+    rewards: list[float]
+    teachers: list[float]
+    trials: list[float]
+    confirmations: list[float]
+    rows: list[float]
+    pruned: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A sweep on one cluster. ``at_least`` hours no order of its jobs can beat.
+
+    ``device_hours`` are worked, ``busy`` is their share of what the cluster has in that time.
+    """
+
+    cluster: str
+    devices: int
+    hours: float
+    at_least: float
+    phases: dict[str, float]
+    device_hours: float
+    busy: float
+    bottleneck: str
+
+
+def workload(
+    spec: SweepSpec, folder: SweepFolder, times: Times, pruned: float | None = None
+) -> Work:
+    """The jobs of ``spec`` at the costs of ``times``; stages in the store are there already.
+
+    ``pruned`` is the share of trials that end early, None :data:`PRUNED`. Raises
+    :class:`PlanError` where a cost is not known.
+    """
+    share = PRUNED[spec.pruner.kind] if pruned is None else pruned
+    work = Work([], [], [], [], [], share)
+    for dataset in spec.datasets():
+        context = TaskContext(folder, spec, dataset, _fingerprint(dataset))
+        costs = _Costs(context, times)
+        count = spec.planned_trials(dataset)
+        points = sample(context.recipe, spec.search, spec.first_points(dataset), count, spec.seed)
+        recipes = [apply(context.recipe, point) for point in points]
+        for kind, found in zip(_KINDS, (work.rewards, work.teachers), strict=True):
+            _, requests = distinct_stages(context, kind, recipes)
+            missing = [r for r in requests if folder.store.find(r.name) is None]
+            found += [costs.training(kind, request.recipe) for request in missing]
+        work.trials.extend(costs.trial(recipe) for recipe in recipes)
+        top = min(spec.selection.top, count)
+        work.confirmations.append(sum(costs.confirmation(recipe) for recipe in recipes[:top]))
+        work.rows.append(costs.rows(recipes[0]))
+    return replace(work, trials=_pruned(work.trials, share, spec))
+
+
+def _fingerprint(dataset: object) -> str:
+    from ractd_core.data.store import is_present, origin_of
+    from ractd_core.tasks import DatasetName
+
+    assert isinstance(dataset, DatasetName)
+    return origin_of(dataset).get("fingerprint", "") if is_present(dataset) else ""
+
+
+def _pruned(trials: list[float], share: float, spec: SweepSpec) -> list[float]:
+    """Evenly over the sweep, ``share`` of the trials end at the pruner's first look."""
+    warmup = spec.pruner.warmup_steps
+    steps = spec.training_seeds * spec.recipe_of(spec.datasets()[0]).student.optim.steps
+    left = _WARMUP if warmup is None else min(1.0, warmup / steps)
+    return [
+        seconds * left if int((index + 1) * share) > int(index * share) else seconds
+        for index, seconds in enumerate(trials)
+    ]
+
+
+class _Costs:
+    """Device seconds of one task's jobs."""
+
+    def __init__(self, context: TaskContext, times: Times) -> None:
+        self._spec, self._times = context.spec, times
+        self._task: Task = context.dataset.task
+        self._rows = context.spec.rows_of(context.dataset)
+
+    def training(self, kind: str, recipe: Recipe) -> float:
+        """Of a stage from its start."""
+        # What is trained with the student's loss, or without any diffusion, costs at most a
+        # student's steps or a teacher's.
+        timed = {"regression": "teacher", "joint": "student"}.get(kind, kind)
+        rate = self._times.step(timed, recipe, self._task)
+        if rate is None:
+            raise PlanError(f"what a step of a {timed} of {self._task.name} costs is not known")
+        own = recipe.student if kind == "joint" else getattr(recipe, kind)
+        steps: int = own.optim.steps
+        return steps * rate.seconds
+
+    def trial(self, recipe: Recipe) -> float:
+        """Of a trial's students, and of playing them."""
+        evaluation = self._spec.evaluation
+        points = -(-recipe.student.optim.steps // evaluation.every)
+        episodes = points * evaluation.episodes + evaluation.selection_episodes
+        played = episodes * self._episode(recipe)
+        return self._spec.training_seeds * (self.training("student", recipe) + played)
+
+    def confirmation(self, recipe: Recipe) -> float:
+        """Of one candidate."""
+        selection = self._spec.selection
+        seeds = selection.retrain or self._spec.training_seeds
+        trained = selection.retrain * self.training("student", recipe)
+        return trained + seeds * selection.confirmation_episodes * self._episode(recipe)
+
+    def rows(self, recipe: Recipe) -> float:
+        """Of all rows: what they train beside the search, and playing them."""
+        episodes = self._spec.evaluation.final_episodes
+        seeds = self._spec.selection.retrain or self._spec.training_seeds
+        total = seeds * episodes * self._episode(recipe)  # the winner's own
+        for row in self._rows:
+            method, sampling = parse_row(row)
+            kind = stage_of(method)
+            calls = sampling.calls or (
+                2 * recipe.teacher.noise.bins - 2 if kind == "teacher" else 1
+            )
+            players = seeds if kind in ("student", "joint") else 1
+            if kind != "teacher":
+                total += players * self.training(kind, recipe)
+            total += players * episodes * calls * self._episode(recipe)
+        return total
+
+    def _episode(self, recipe: Recipe) -> float:
+        seconds = self._times.episode(recipe, self._task)
+        if seconds is None:
+            raise PlanError(f"what an episode of {self._task.name} costs is not known")
+        return seconds
+
+
+def estimate(spec: SweepSpec, work: Work, nodes: Nodes, name: str) -> Estimate:
+    """``work`` on ``nodes``, in the driver's order; PlanError if a stage does not fit there."""
+    resources = spec.resources
+    after = resources.student.model_copy(
+        update={"workers": 1, "gpus": min(resources.student.gpus, 1.0)}
+    )
+    searched = _phase("search", work.trials, resources.student, nodes, OVERHEAD)
+    most = resources.concurrent_trials or searched.slots
+    phases = [
+        _phase("rewards", work.rewards, resources.reward, nodes),
+        _phase("teachers", work.teachers, resources.teacher, nodes),
+        replace(searched, slots=min(most, searched.slots)),
+        _phase("confirmation", work.confirmations, after, nodes),
+        _phase("rows", work.rows, after, nodes),
+    ]
+    taken = {phase.name: simulate(phase) for phase in phases}
+    seconds = sum(taken.values())
+    worked = sum(map(sum, (work.rewards, work.teachers, work.trials)))
+    worked += sum(work.confirmations) + sum(work.rows)
+    return Estimate(
+        cluster=name,
+        devices=nodes.devices,
+        hours=seconds / _HOUR,
+        at_least=sum(bounds(phase).most for phase in phases) / _HOUR,
+        phases={key: value / _HOUR for key, value in taken.items()},
+        device_hours=worked / _HOUR,
+        busy=worked / (seconds * nodes.devices) if seconds else 0.0,
+        bottleneck=_bottleneck(max(phases, key=lambda phase: taken[phase.name])),
+    )
+
+
+def _phase(
+    name: str,
+    device_seconds: list[float],
+    stage: StageResources,
+    nodes: Nodes,
+    overhead: float = 0.0,
+) -> Phase:
+    slots = nodes.slots(stage)
+    if slots < 1:
+        raise PlanError(
+            f"{name}: {stage.fewest} workers with {stage.cpus:g} CPUs and {stage.gpus:g} GPUs each "
+            f"do not fit on {nodes.nodes} nodes with {nodes.gpus} GPUs"
+            + ("" if nodes.cpus is None else f" and {nodes.cpus} CPUs")
+        )
+    workers = min(stage.most, nodes.workers(stage))
+    return Phase(name, [each / workers for each in device_seconds], slots, overhead)
+
+
+def _bottleneck(phase: Phase) -> str:
+    """What the longest phase waits for."""
+    found, jobs = bounds(phase), len(phase.seconds)
+    if not jobs:
+        return "nothing is left to do"
+    if phase.overhead and found.driver == found.most:
+        return f"{phase.name}: the driver, {1000 * phase.overhead:.0f} ms for each of {jobs} trials"
+    if jobs <= phase.slots:
+        what = {"search": "trials", "confirmation": "tasks", "rows": "tasks"}.get(
+            phase.name, f"distinct {phase.name}"
+        )
+        return f"{phase.name}: {jobs} {what} on {phase.slots} slots, so the longest one"
+    if found.longest == found.most:
+        return f"{phase.name}: the longest of {jobs} jobs"
+    idle = 1 - found.work / simulate(phase)
+    rounds = jobs / phase.slots
+    if idle > 0.2:
+        return f"{phase.name}: stragglers, {jobs} jobs in {rounds:.1f} rounds of {phase.slots}"
+    return f"{phase.name}: work, {jobs} jobs in {rounds:.1f} rounds of {phase.slots}"
