@@ -15,6 +15,7 @@ from sweeps.embedded_ray import ResourceError, set_environment
 from sweeps.layout import StorageError, SweepFolder
 from sweeps.lease import LeaseHeldError
 from sweeps.mirrored_sweep import driving
+from sweeps.object_store import StoreAwayError
 from sweeps.spec import SpecError
 
 INTERRUPTED = 130
@@ -47,7 +48,8 @@ def main(storage: str, name: str) -> int:
                 f"error: storage {storage} is full, by its size or by a quota; free some, and "
                 f"`ractd sweep resume {name}` goes on from here"
             )
-        known = StorageError | SpecError | DataError | FileError | ResourceError | TasksFailedError
+        known = StorageError | StoreAwayError | SpecError | DataError | FileError
+        known |= ResourceError | TasksFailedError
         if not isinstance(error, known):
             traceback.print_exc()
         return _end(f"error: {error}")

@@ -34,10 +34,15 @@ from sweeps.object_store import Entry, ObjectStore, StoreAwayError, StoreUri
 RUNNING = "running"
 _MARKER = ".mirror.json"
 _ATTEMPT, _DROPPED = ".attempt", ".dropped"
-_LEDGERS = ("trials", "rows", "confirmations")
+_WEIGHTS = ".safetensors"
 _CURVES = ("curve.jsonl", "metrics.jsonl")
-_CHECKPOINT = "checkpoint.safetensors"
-_ORDER = {**dict.fromkeys(_CURVES, 0), _CHECKPOINT: 1, "episodes.csv": 3, "played.json": 4}
+_LEDGERS = ("trials", "rows", "confirmations")
+_ORDER = {
+    **dict.fromkeys(_CURVES, 0),
+    "checkpoint.safetensors": 1,
+    "episodes.csv": 3,
+    "played.json": 4,
+}
 """What must be in the store before what: no checkpoint without its point of the curve, no student's
 weights without the checkpoint they are of, and no episodes without the student they are of."""
 _LATER = 30.0
@@ -134,7 +139,8 @@ def pull(folder: Path) -> None:
     """Bring an unfinished ``folder`` here if the store's is further. Waits while it is away."""
     mirror = mirror_of(folder)
     if mirror is not None:
-        mirror.pull(folder, mirror.patient.list(mirror.key(folder)), models=True)
+        entries = mirror.patient.list(mirror.key(folder))
+        mirror.pull(folder, entries, mirror.patient, models=True)
 
 
 def fetch(path: Path, *, patient: bool = True) -> bool:
@@ -161,7 +167,7 @@ def share(path: Path, *, patient: bool = True) -> None:
 
 def drop_models(folder: Path) -> None:
     """Delete the models of a finished folder, here and in the store; in one that is away later."""
-    for model in folder.rglob("*.safetensors"):
+    for model in folder.rglob(f"*{_WEIGHTS}"):
         model.unlink()
     mirror = mirror_of(folder)
     if mirror is not None and not (folder / _DROPPED).exists():
@@ -219,7 +225,7 @@ class Mirror:
     def commit(self, folder: Path, name: str, content: bytes, source: Path) -> bool:
         """As the function of that name."""
         # Whoever finishes it need not have made all of it.
-        self.pull(source, self.patient.list(self.key(source)), models=True)
+        self.pull(source, self.patient.list(self.key(source)), self.patient, models=True)
         theirs = winner(self.patient.list(self.key(folder)), self.key(folder), name)
         attempt = uuid.uuid4().hex[:12]
         if theirs is None:
@@ -235,7 +241,7 @@ class Mirror:
         else:
             self.discard(folder, attempt, name)
             self.bring(folder, name)
-        self.quietly(lambda: self._delete(f"{self.key(source)}/{RUNNING}"))
+        self.quietly(lambda: _delete(self.store, f"{self.key(source)}/{RUNNING}"))
         return theirs == attempt
 
     def bring(self, folder: Path, name: str, *, models: bool = False) -> bool:
@@ -244,7 +250,7 @@ class Mirror:
         attempt = winner(entries, self.key(folder), name)
         if attempt is None:
             return False
-        self.adopt(folder, name, attempt, entries, models=models)
+        self.adopt(folder, name, attempt, entries, self.patient, models=models)
         return True
 
     def has(self, folder: Path, name: str, attempt: str) -> bool:
@@ -257,27 +263,28 @@ class Mirror:
         name: str,
         attempt: str,
         entries: Iterable[Entry],
+        store: ObjectStore,
         *,
         models: bool = False,
     ) -> None:
         """Make ``folder`` that of ``attempt``; without ``models`` these are fetched when asked."""
         if _attempt(folder) != attempt:
-            for stale in (*folder.rglob("*.safetensors"), folder / name):
+            for stale in (*folder.rglob(f"*{_WEIGHTS}"), folder / name):
                 stale.unlink(missing_ok=True)
         base = f"{self.key(folder)}/{attempt}/"
         theirs = [each.key for each in entries if each.key.startswith(base)]
         for key in theirs:
             path = folder / key.removeprefix(base)
-            if (models or path.suffix != ".safetensors") and path != folder / name:
-                self.patient.download(key, path)
+            if (models or path.suffix != _WEIGHTS) and path != folder / name:
+                store.download(key, path)
         write_text(folder / _ATTEMPT, attempt)
-        self.patient.download(f"{base}{name}", folder / name)
+        store.download(f"{base}{name}", folder / name)
 
     def discard(self, folder: Path, attempt: str, name: str) -> None:
         """Remove an attempt from the store; first what makes it one."""
         base = f"{self.key(folder)}/{attempt}"
         self.patient.delete(f"{base}/{name}")
-        self._delete(base)
+        _delete(self.patient, base)
 
     def push(self, folder: Path, patient: bool) -> None:
         """As the function of that name."""
@@ -290,10 +297,13 @@ class Mirror:
         for path in _files(folder):
             digest = sha256(path)
             if self._pushed.get(path) != digest:
-                store.upload(path, f"{self.key(folder)}/{RUNNING}/{path.relative_to(folder)}")
+                name = path.relative_to(folder).as_posix()
+                store.upload(path, f"{self.key(folder)}/{RUNNING}/{name}")
                 self._pushed[path] = digest
 
-    def pull(self, folder: Path, entries: Iterable[Entry], *, models: bool) -> None:
+    def pull(
+        self, folder: Path, entries: Iterable[Entry], store: ObjectStore, *, models: bool
+    ) -> None:
         """Bring what is missing here, and everything if the store's curve is longer.
 
         Without ``models`` those that are here and belong to a shorter curve are deleted.
@@ -302,17 +312,17 @@ class Mirror:
         there = {e.key.removeprefix(base): e.key for e in entries if e.key.startswith(base)}
         further = False
         for curve in _CURVES:
-            content = self.patient.read(there[curve]) if curve in there else None
+            content = store.read(there[curve]) if curve in there else None
             if content is not None:
                 further = _lines(content) > _lines(_content(folder / curve))
         # The curve last: until then a pull that was cut short is seen to be.
         for name in sorted(there, key=_rank, reverse=True):
             path = folder / name
-            if path.suffix == ".safetensors" and not models:
+            if path.suffix == _WEIGHTS and not models:
                 if further:
                     path.unlink(missing_ok=True)
             elif further or not path.exists():
-                self.patient.download(there[name], path)
+                store.download(there[name], path)
 
     def share(self, path: Path, patient: bool) -> None:
         """As the function of that name."""
@@ -327,7 +337,7 @@ class Mirror:
 
         def drop() -> None:
             for entry in self.store.list(self.key(folder)):
-                if entry.key.endswith(".safetensors"):
+                if entry.key.endswith(_WEIGHTS):
                     self.store.delete(entry.key)
             write_text(folder / _DROPPED, "")
 
@@ -340,10 +350,6 @@ class Mirror:
             return self.patient.download(key, path)
         return bool(self.quietly(lambda: self.store.download(key, path)))
 
-    def _delete(self, prefix: str) -> None:
-        for entry in self.store.list(prefix):
-            self.store.delete(entry.key)
-
 
 def winner(entries: Iterable[Entry], folder: str, name: str) -> str | None:
     """The attempt that counts of those in ``folder`` whose last file is ``name``, None if none."""
@@ -354,6 +360,11 @@ def winner(entries: Iterable[Entry], folder: str, name: str) -> str | None:
         if file == name and attempt != RUNNING
     ]
     return min(done)[1] if done else None
+
+
+def _delete(store: ObjectStore, prefix: str) -> None:
+    for entry in store.list(prefix):
+        store.delete(entry.key)
 
 
 def _files(folder: Path) -> list[Path]:

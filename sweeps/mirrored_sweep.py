@@ -21,7 +21,7 @@ from ractd_core.files import read_json, sha256, write_json
 from sweeps.lease import BEAT, Lease, Owner
 from sweeps.ledger import RECORD
 from sweeps.mirror import Mirror, fetch, mirror_of, winner
-from sweeps.object_store import Entry, StoreAwayError
+from sweeps.object_store import Entry, ObjectStore, StoreAwayError
 
 MANIFEST = "manifest.json"
 _SYNCED = ".synced.json"
@@ -57,7 +57,7 @@ def bring_finished(folder: Path) -> None:
     """Bring the records of a sweep here. Waits while the store is away."""
     mirror = mirror_of(folder)
     if mirror is not None:
-        _Sweep(mirror, folder).pull_finished(mirror.patient.list(mirror.key(folder)))
+        _Sweep(mirror, folder).pull_finished(mirror.patient)
 
 
 @contextmanager
@@ -122,7 +122,8 @@ def driving(folder: Path) -> Iterator[None]:
         with _beating(lease, sweep):
             yield
         sweep.push(patient=True)
-    except KeyboardInterrupt:
+    except BaseException:
+        # An error or Ctrl-C: whoever looks is to see how far it came, if that can be done now.
         with suppress(StoreAwayError):
             sweep.push()
         raise
@@ -161,7 +162,7 @@ def _beat(lease: Lease, sweep: _Sweep) -> str | None:
     if sweep.stop_requested(lease.me):
         return "asked to stop from another machine"
     sweep.push()
-    sweep.pull_finished()
+    sweep.pull_finished(sweep.mirror.store)
     return None
 
 
@@ -180,28 +181,26 @@ class _Sweep:
         # A driver of this mirror, also one that was killed, is ahead of the store.
         if owner is None or owner.mirror != self.mirror.id:
             self._pull_own(entries, driver)
-        self.pull_finished(entries)
+        self.pull_finished(self.mirror.store)
 
-    def pull_finished(self, entries: list[Entry] | None = None) -> None:
+    def pull_finished(self, store: ObjectStore) -> None:
         """Bring records and stages here that are not, without models, and the running ones."""
-        entries = self.mirror.store.list(self._base) if entries is None else entries
         units: dict[Path, list[Entry]] = defaultdict(list)
-        for entry in [*entries, *self.mirror.store.list("stages")]:
+        for entry in [*store.list(self._base), *store.list("stages")]:
             unit = self.mirror.unit(self.mirror.root / entry.key)
             if unit is not None:
                 units[unit].append(entry)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for _ in pool.map(self._pull_unit, units.items()):
+            for _ in pool.map(lambda unit: self._pull_unit(unit[0], unit[1], store), units.items()):
                 pass
 
-    def _pull_unit(self, unit: tuple[Path, list[Entry]]) -> None:
-        folder, entries = unit
+    def _pull_unit(self, folder: Path, entries: list[Entry], store: ObjectStore) -> None:
         name = MANIFEST if "stages" in folder.relative_to(self.mirror.root).parts[:1] else RECORD
         attempt = winner(entries, self.mirror.key(folder), name)
         if attempt is None:
-            self.mirror.pull(folder, entries, models=False)
+            self.mirror.pull(folder, entries, store, models=False)
         elif not self.mirror.has(folder, name, attempt):
-            self.mirror.adopt(folder, name, attempt, entries)
+            self.mirror.adopt(folder, name, attempt, entries, store)
 
     def _pull_own(self, entries: list[Entry], driver: bool) -> None:
         synced = self._synced()
@@ -216,7 +215,8 @@ class _Sweep:
                 continue
             if self.mirror.store.download(entry.key, path):
                 synced[name] = entry.changed
-        write_json(self.folder / _SYNCED, synced)
+        if synced:
+            write_json(self.folder / _SYNCED, synced)
 
     def push(self, names: list[str] | None = None, *, patient: bool = False) -> None:
         """Put the sweep's own files that have changed, or those of ``names``."""

@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -56,7 +56,7 @@ class StoreUri:
             raise StoreUriError(f"storage on {scheme}:// is not supported; use a path or s3://")
         parts = urlsplit(text)
         settings = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if "@" in rest.partition("?")[0] or any(_is_secret(name) for name in settings):
+        if "@" in rest or any(_is_secret(name) for name in settings):
             raise StoreUriError(
                 "the storage's URI holds credentials, which would show in logs and process lists; "
                 "leave them out and give them in the environment (AWS_ACCESS_KEY_ID and "
@@ -138,7 +138,7 @@ class ObjectStore:
     name: str
     patient: bool = False
     pauses: tuple[float, ...] = _PAUSES
-    patience: tuple[float, ...] = field(default=_PATIENCE)
+    patience: tuple[float, ...] = _PATIENCE
 
     def patiently(self) -> ObjectStore:
         """The same store for a caller that cannot do without its answer."""

@@ -91,13 +91,13 @@ def test_a_report_of_an_unknown_sweep_lists_near_names(frozen: SweepFolder) -> N
         ("report", "x"),
     ],
 )
-@pytest.mark.parametrize("place", ["file/below", "s3://bucket/sweeps"])
+@pytest.mark.parametrize("place", ["file/below", "gs://bucket/sweeps"])
 def test_a_storage_that_cannot_be_used_is_refused(
     arguments: tuple[str, ...], place: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     where = place if "://" in place else str(tmp_path / place)
-    assert where in refused(*arguments, "--storage", where)
+    assert where.removesuffix("bucket/sweeps") in refused(*arguments, "--storage", where)
 
 
 def test_another_spec_under_a_used_name_is_refused(frozen: SweepFolder, tiny: Spec) -> None:

@@ -72,9 +72,9 @@ def test_a_job_takes_the_spec_and_versions_and_code_with_it(tiny: Callable[..., 
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ({"backend": "ray", "adress": "http://h:8265"}, "ray.address: Field required"),
+        ({"backend": "ray", "adress": "http://h:8265"}, "address: missing"),
         ({"backend": "ray", "address": "h:8265"}, "expected the dashboard's http://HOST:8265"),
-        ([1], "1 mistakes"),
+        ([1], "1 mistake"),
     ],
 )
 def test_a_cluster_file_with_mistakes_is_refused(

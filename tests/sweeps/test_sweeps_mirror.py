@@ -21,13 +21,17 @@ from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 from sweeps.lease import Lease, LeaseHeldError
 from sweeps.ledger import RECORD, Ledger
 from sweeps.mirror import bring, commit, drop_models, fetch, open_mirror, pull, push, share, winner
-from sweeps.mirrored_sweep import changing_spec, driving, request_stop
+from sweeps.mirrored_sweep import bring_finished, changing_spec, driving, request_stop
 from sweeps.object_store import Entry, StoreAwayError, StoreUri, StoreUriError
 from sweeps.spec import SpecError, parse_spec
 from sweeps.stage_store import MODEL, StageRequest, StageStore
 from tests.sweeps.stores import URI, Machine
 
 KEY = key_of(["a trial"])
+SPEC = (
+    "{{name: a, tasks: [local/maze2d-umaze-v1], trials: 1, "
+    "search: {{sigma: {{low: 1e-5, high: 1e-2}}}}{more}}}"
+)
 Machines = Callable[[str], Machine]
 
 
@@ -42,14 +46,13 @@ def ledger(where: Machine) -> Ledger:
     return SweepFolder(where.root, "one").trials
 
 
-def play(where: Machine, score: float, models: bool = True) -> Path:
+def play(where: Machine, score: float) -> Path:
     """What a trial leaves before its record."""
     folder = ledger(where).folder(KEY)
     append_row(folder / "curve.jsonl", {"training_seed": 0, "step": 10, "score": score})
     (folder / "episodes.csv").write_text(f"score\n{score}\n")
-    if models:
-        (folder / "student-0").mkdir(exist_ok=True)
-        (folder / "student-0" / "model.safetensors").write_text(f"weights {score}")
+    (folder / "student-0").mkdir(exist_ok=True)
+    (folder / "student-0" / "model.safetensors").write_text(f"weights {score}")
     return folder
 
 
@@ -65,11 +68,7 @@ def score(where: Machine) -> float | None:
 
 
 def request() -> StageRequest:
-    spec = parse_spec(
-        "{name: a, tasks: [local/maze2d-umaze-v1], trials: 1, "
-        "search: {sigma: {low: 1e-5, high: 1e-2}}}",
-        "spec",
-    )
+    spec = parse_spec(SPEC.format(more=""), "spec")
     return StageRequest("teacher", spec.recipe_of(spec.datasets()[0]), "d", "f" * 64)
 
 
@@ -144,10 +143,7 @@ def test_of_two_records_in_one_instant_all_take_the_same() -> None:
 def test_the_loser_of_an_instant_is_put_right_at_the_next_look(machines: Machines) -> None:
     here = machines("here")
     with here:
-        folder = SweepFolder(here.root, "one")
-        write_json(folder.path / "sweep.json", {})
-        with changing_spec(folder.path):
-            assert record(here, 1.0)
+        assert record(here, 1.0)
         base = f"sweeps/one/trials/{KEY}"
         [mine] = {e.key.split("/")[4] for e in here.store.list(base)}
         other = {"schema": 2, "key": KEY, "score": 2.0}
@@ -155,8 +151,8 @@ def test_the_loser_of_an_instant_is_put_right_at_the_next_look(machines: Machine
         bucket = Path(here.store.root)
         instant = (bucket / f"{base}/{mine}/{RECORD}").stat().st_mtime_ns
         os.utime(bucket / f"{base}/0other/{RECORD}", ns=(instant, instant))
-        open_sweep(URI, "one")
-    assert score(here) == 2.0
+        bring_finished(SweepFolder(here.root, "one").path)
+    assert score(here) == (2.0 if mine > "0other" else 1.0)
 
 
 @pytest.mark.parametrize("calls", range(0, 60, 3))
@@ -181,8 +177,6 @@ def test_a_writer_that_dies_before_its_record_is_put_leaves_nothing_finished(
     class KilledError(BaseException):
         pass
 
-    write = type(here.store).write
-
     def die(store: Any, key: str, content: bytes) -> None:
         raise KilledError
 
@@ -190,7 +184,6 @@ def test_a_writer_that_dies_before_its_record_is_put_leaves_nothing_finished(
         patch.setattr(type(here.store), "write", die)
         with pytest.raises(KilledError):
             record(here, 1.0)
-        patch.setattr(type(here.store), "write", write)
     assert score(there) is None
     assert not (ledger(here).folder(KEY) / RECORD).exists(), "no record here that is not there"
     with there:
@@ -395,8 +388,7 @@ def test_models_that_are_dropped_are_gone_everywhere(machines: Machines) -> None
     assert score(driver) == 1.0
     with driver:
         drop_models(ledger(driver).folder(KEY))
-    left = [e.key for e in here.store.list("") if e.key.endswith(".safetensors")]
-    assert not left
+    assert not [e.key for e in here.store.list("") if e.key.endswith(".safetensors")]
     assert score(machines("third")) == 1.0
 
 
@@ -414,15 +406,15 @@ def test_one_driver_at_a_time_whatever_the_clocks_say(machines: Machines) -> Non
     assert not mine.is_mine()
     mine.release()
     assert theirs.is_mine(), "a lease is released by its owner only"
-    again = Lease(there.store, key, there.mirror.id)
-    again.take()  # its own machine's lock says that the driver there is gone
+    # Its own machine's lock says that the driver there is gone.
+    Lease(there.store, key, there.mirror.id).take()
 
 
 def test_two_that_take_a_lease_at_once_leave_one(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.lease._SETTLE", 0.3)
     pair = [machines("here"), machines("there")]
+    monkeypatch.setattr("sweeps.lease._SETTLE", 0.3)
     leases = [Lease(m.store, "l", m.mirror.id) for m in pair]
     barrier, won = threading.Barrier(2), []
 
@@ -499,6 +491,22 @@ def test_a_driver_that_is_asked_to_stop_or_taken_over_is_interrupted(
             assert killed.wait(10)
 
 
+def test_a_driver_ends_at_once_though_its_store_is_away(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = machines("here")
+    monkeypatch.setattr("sweeps.mirrored_sweep.BEAT", 0.02)
+    with here:
+        record(here, 1.0)
+        path = SweepFolder(here.root, "one").path
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), driving(path):
+            here.faults.away = True
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+        assert time.monotonic() - began < 10
+
+
 def test_reading_leaves_alone_what_this_machines_driver_is_ahead_with(machines: Machines) -> None:
     here = machines("here")
     with here:
@@ -511,12 +519,28 @@ def test_reading_leaves_alone_what_this_machines_driver_is_ahead_with(machines: 
             assert json.loads((path / "clock.json").read_text()) == {"seconds": 1}
 
 
+def test_a_spec_is_not_frozen_beside_a_driver_of_another_machine(machines: Machines) -> None:
+    here, there = machines("here"), machines("there")
+    spec = parse_spec(SPEC.format(more=""), "spec")
+    with here:
+        SweepFolder(here.root, "a").freeze(spec)
+        Lease(here.store, "sweeps/a/lease.json", here.mirror.id).renew()
+    with there:
+        folder = SweepFolder(there.root, "a")
+        with pytest.raises(LeaseHeldError), changing_spec(folder.path):
+            pass
+        here.store.delete("sweeps/a/lease.json")
+        with pytest.raises(StorageError, match="with another spec"):
+            folder.freeze(spec.model_copy(update={"seed": 5}))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("s3://AKIA:hidden@bucket/p", "holds credentials"),
         ("s3://bucket/p?secret_key=hidden", "holds credentials"),
         ("s3://bucket/p?session_token=hidden", "holds credentials"),
+        ("s3://bucket/p?endpoint_override=me:hidden@host", "holds credentials"),
         ("gs://bucket/p", "gs:// is not supported"),
         ("s3://bucket/p?colour=red", "unknown settings colour"),
         ("s3:///p", "expected storage as s3://BUCKET/PREFIX"),
@@ -531,11 +555,7 @@ def test_a_uri_that_cannot_be_one_is_refused_without_repeating_its_secrets(
     with pytest.raises(StorageError, match=message) as raised:
         storage_path(text)
     with pytest.raises(SpecError) as refused:
-        parse_spec(
-            "{name: a, tasks: [local/maze2d-umaze-v1], trials: 1, "
-            f"search: {{sigma: {{low: 1e-5, high: 1e-2}}}}, storage: '{text}'}}",
-            "spec",
-        )
+        parse_spec(SPEC.format(more=f", storage: '{text}'"), "spec")
     assert "hidden" not in f"{raised.value} {refused.value}"
     assert not project_home.exists()
 

@@ -136,12 +136,12 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         "first_trials.2.student.seed: not searched; set it under recipe instead",
     ),
     (
-        put("resources/teacher/workers", 7),
-        "resources.teacher.workers: 7 workers cannot share batch_size 64",
+        put("resources/teacher/workers", 70),
+        "resources.teacher.workers: 70 workers, but batch_size 64 has a row for 64 of them",
     ),
     (
-        put("resources/reward/workers", 5),
-        "resources.reward.workers: 5 workers cannot share batch_size 256",
+        put("resources/reward/workers", [1, 300]),
+        "resources.reward.workers: 300 workers, but batch_size 256 has a row for 256 of them",
     ),
     (put("resources/student/micro_batch", 0), "resources.student.micro_batch: "),
 ]
@@ -207,8 +207,8 @@ def test_a_misspelt_key_hides_no_other_mistake(key: str, in_the_way: str) -> Non
             "search.horizon: value 100: horizon 100 does not fit",
         ),
         "resources": (
-            put("resources/teacher/workers", 7),
-            "resources.teacher.workers: 7 workers cannot share",
+            put("resources/teacher/workers", 70),
+            "resources.teacher.workers: 70 workers, but batch_size 64 has",
         ),
     }
     change, message = others[in_the_way]
