@@ -500,10 +500,15 @@ def test_a_driver_ends_at_once_though_its_store_is_away(
         record(here, 1.0)
         path = SweepFolder(here.root, "one").path
         began = time.monotonic()
-        with pytest.raises(KeyboardInterrupt), driving(path):
-            here.faults.away = True
-            time.sleep(0.2)
-            raise KeyboardInterrupt
+
+        def interrupted() -> None:
+            with driving(path):
+                here.faults.away = True
+                time.sleep(0.2)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
         assert time.monotonic() - began < 10
 
 
