@@ -26,7 +26,7 @@ lint: $(READY)
 
 # Tests that start a Ray spend half of their time waiting for it: two at once, the longest first.
 test: lint
-	$(BIN)/python -m pytest -m 'not ray' -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m 'not ray and not failures' -n auto --maxprocesses 8
 	$(BIN)/python -m pytest -m 'ray and not failures' -n 2 --dist worksteal
 
 # Ten minutes of killing workers, builders and nodes; not part of CI.

@@ -53,7 +53,7 @@ def sweep_chapter(sweep: Records, benchmark: pd.DataFrame, folder: Path) -> Chap
     failures = failures_table(sweep)
     return Chapter(
         title=f"Sweep {sweep.name}",
-        subtitle=f"Started {sweep.created}, in {sweep.folder}",
+        subtitle=f"Started {sweep.created}",
         headlines=headlines(sweep, benchmark),
         tables=[text_section("Benchmark", _BENCHMARK_NOTE, benchmark_text(benchmark), published)],
         commands=[

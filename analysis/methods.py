@@ -14,16 +14,16 @@ class Method:
 
 
 METHODS = {
-    "regression": Method("plan regressed on its ends, no diffusion", "#9a7b4f"),
-    "bc": Method("behaviour cloning, no diffusion", "#9a7b4f"),
-    "teacher": Method("diffusion teacher", "#4f7fd6"),
-    "teacher-guided": Method("teacher pulled by the reward's gradient as it samples", "#2fa39a"),
-    "ctm": Method("student by consistency alone", "#8f6fd0"),
-    "ctd": Method("student by consistency and denoising, no reward", "#c75f9e"),
-    "reward-in-teacher": Method("reward in the teacher's training alone", "#5f9e4f"),
-    "reward-in-both": Method("reward in the teacher's and the student's training", "#a8a03a"),
-    "joint": Method("teacher, reward model and student trained at once", "#d65f5f"),
-    "ractd": Method("student by consistency, denoising and reward", "#d9822b"),
+    "regression": Method("plan regressed on its ends, no diffusion", "#7a4c1f"),
+    "bc": Method("behaviour cloning, no diffusion", "#7a4c1f"),
+    "teacher": Method("diffusion teacher", "#2f7fc1"),
+    "teacher-guided": Method("teacher pulled by the reward's gradient as it samples", "#56b4e9"),
+    "ctm": Method("student by consistency alone", "#3838fa"),
+    "ctd": Method("student by consistency and denoising, no reward", "#cc79a7"),
+    "reward-in-teacher": Method("reward in the teacher's training alone", "#009e73"),
+    "reward-in-both": Method("reward in the teacher's and the student's training", "#acac53"),
+    "joint": Method("teacher, reward model and student trained at once", "#e69f00"),
+    "ractd": Method("student by consistency, denoising and reward", "#d55e00"),
 }
 """By the word that a row begins with, in the order of the table."""
 

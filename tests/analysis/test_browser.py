@@ -151,6 +151,7 @@ def test_what_a_record_says_neither_runs_nor_becomes_markup(
 
 
 @pytest.mark.slow
+@pytest.mark.failures
 def test_two_thousand_trials_open(tmp_path: Path, browser: Browser) -> None:
     write_trials(tmp_path, 2000, episodes=2)
     opened = _open(browser, write_report(tmp_path, "large").page)
