@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from ractd_core.files import write_text
 from sweeps.cli_errors import user_errors
 from sweeps.jobs import goes_on
-from sweeps.layout import StorageError, SweepFolder, storage_path
+from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 
 _LOOK, _REFRESH = 15.0, 30
 """Seconds between two writings of a watched report, and between two readings of its page."""
@@ -57,14 +57,19 @@ def write(
     with user_errors():
         if out is None and len(names) > 1:
             raise StorageError("a report on several sweeps needs a folder of its own: --out DIR")
-        root = storage_path(storage)
         target = None if out is None else out.expanduser().absolute()
-        folders = [SweepFolder(root, name) for name in names]
+        root = storage_path(storage)
         while True:
             # Asked before the records are read: what is written until then is not missed.
-            more = watch and any(map(goes_on, folders))
+            more = watch and any(goes_on(SweepFolder(root, name)) for name in names)
+            for name in names:
+                open_sweep(storage, name)
             written = write_report(
-                root, names, target, refresh=_REFRESH if more else 0, pictures=pictures
+                root,
+                names,
+                target,
+                refresh=_REFRESH if more else 0,
+                pictures=pictures,
             )
             if not more:
                 break
@@ -88,7 +93,8 @@ def diff(
     from analysis.comparison import compare
 
     with user_errors():
-        text = compare(storage_path(storage), first, second)
+        opened = [open_sweep(storage, name) for name in (first, second)]
+        text = compare(opened[0].storage, first, second)
         if out is None:
             typer.echo(text)
         else:
