@@ -18,7 +18,8 @@ from typing import Any
 
 FILES = "/etc/ractd/job"
 _SUPERVISE = (
-    'exec 3>&2 2>/dev/null; out=$1; shift; "$@" 2>&3; echo $? > "$out.part"; mv "$out.part" "$out"'
+    'exec 3>&2 2>/dev/null; out=$1; shift; (exec "$@" 2>&3); echo $? > "$out.part"; '
+    'mv "$out.part" "$out"'
 )
 
 
