@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
@@ -129,9 +130,9 @@ class Place(Settings):
 
     storage: Text | None = None
 
+    @abstractmethod
     def open(self) -> Backend:
         """The backend."""
-        raise NotImplementedError
 
     def rendered(self, job: Job) -> Mapping[str, str]:
         """Files, by name, that run ``job`` here by hand."""

@@ -21,8 +21,9 @@ class HeedSigterm(WorkerGroupCallback):
 
 def heeding_sigterm(function: Callable[[dict[str, Any]], None]) -> type:
     """Tune's trainable of ``function``."""
+    trainable: Any = wrap_function(function)
 
-    class Trial(wrap_function(function)):  # type: ignore[misc]
+    class Trial(trainable):
         def setup(self, config: dict[str, Any]) -> None:
             heed_sigterm()
             super().setup(config)
