@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.protocol import JobState, JobStatus
+from cluster.protocol import JobError, JobState, JobStatus
 
 LOG = "log.txt"
 EXIT = "exit"
@@ -34,12 +34,20 @@ def exited(code: int) -> JobStatus:
     return JobStatus(state, code, f"exit code {code}")
 
 
-def lines(path: Path, running: Callable[[], bool], *, poll: float) -> Iterator[str]:
-    """The lines of ``path``; while ``running`` says so, looks for more every ``poll`` seconds."""
+def lines(
+    folder: Path, status: Callable[[], JobStatus], *, follow: bool, poll: float
+) -> Iterator[str]:
+    """The lines of a job's log; to ``follow`` one that runs looks for more every ``poll`` seconds.
+
+    JobError if there is no log.
+    """
+    path = folder / LOG
+    if not path.exists():
+        raise JobError(f"no job {folder.parent.name} under {folder.parent.parent}")
     with path.open(encoding="utf-8", errors="replace") as file:
         begun = ""
         while True:
-            more = running()
+            more = follow and status().state is JobState.RUNNING
             for line in file:
                 begun += line
                 if line.endswith("\n"):

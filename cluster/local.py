@@ -100,14 +100,7 @@ class LocalBackend:
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of ``log.txt``; JobError if there is none."""
-        path = self.folder(name) / "log.txt"
-        if not path.exists():
-            raise JobError(f"no job {name} under {self.root}")
-
-        def running() -> bool:
-            return follow and self.status(name).state is JobState.RUNNING
-
-        yield from lines(path, running, poll=_POLL)
+        return lines(self.folder(name), lambda: self.status(name), follow=follow, poll=_POLL)
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """Interrupt the job as Ctrl-C would, then kill its process group."""

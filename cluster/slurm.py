@@ -133,14 +133,7 @@ class SlurmBackend:
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of the script's output; JobError if there is none."""
-        path = self.folder(name) / LOG
-        if not path.exists():
-            raise JobError(f"no job {name} under {self.place.root}")
-
-        def running() -> bool:
-            return follow and self.status(name).state is JobState.RUNNING
-
-        yield from lines(path, running, poll=_POLL)
+        return lines(self.folder(name), lambda: self.status(name), follow=follow, poll=_POLL)
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """Tell the command to end, and cancel the job after ``grace`` seconds."""
