@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import PythonFile
 from pyarrow.fs import FileSystemHandler, LocalFileSystem, PyFileSystem
 
 from sweeps.mirror import Mirror, open_mirror
@@ -32,6 +35,23 @@ class Faults:
         time.sleep(self.delay)
         if self.away or (self.failures and self.failures.pop(0)):
             raise OSError("the connection was cut")
+
+
+class Object(io.BytesIO):
+    """What is written appears at ``path`` when it is closed: whole, whoever else writes it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def close(self) -> None:
+        """Put it there, once."""
+        if not self.closed:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
+            part.write_bytes(self.getvalue())
+            part.replace(self._path)
+        super().close()
 
 
 class FailingFiles(FileSystemHandler):
@@ -60,8 +80,7 @@ class FailingFiles(FileSystemHandler):
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
         self.faults.check("put", path)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return self.disk.open_output_stream(path)
+        return PythonFile(Object(Path(path)), mode="w")
 
     def delete_file(self, path: str) -> None:
         self.faults.check("delete", path)
