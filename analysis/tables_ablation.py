@@ -124,8 +124,9 @@ def _numbers(
     block: pd.DataFrame, scores: Mapping[tuple[str, str], list[float]], settings: Sequence[str]
 ) -> dict[str, Any]:
     failed = block["status"] == "failed"
-    lost = failed & block["reason"].map(diverged)
-    completed = block[block["status"] == "completed"]
+    ended = block["status"] == "completed"
+    lost = (failed & block["reason"].map(diverged)) | (ended & block["selection_score"].isna())
+    completed = block[ended & ~lost]
     keys = zip(completed["sweep"], completed["key"], strict=True)
     values = [score for key in keys for score in scores[key]]
     best = max(values, default=math.nan)

@@ -71,6 +71,18 @@ class Dashboard:
         except (KeyError, TypeError) as error:
             raise self._stranger() from error
 
+    def nodes(self) -> set[str]:
+        """The addresses of the nodes that are alive."""
+        try:
+            summary = self.ask("GET", "/nodes?view=summary")["data"]["summary"]
+            return {
+                node["raylet"]["nodeManagerAddress"]
+                for node in summary
+                if node["raylet"]["state"] == "ALIVE"
+            }
+        except (KeyError, TypeError) as error:
+            raise self._stranger() from error
+
     def ask(self, method: str, path: str) -> Any:
         """What the dashboard answers, parsed; :class:`JobError` with its own words if it cannot."""
         answer = self._request(method, path, self.headers)

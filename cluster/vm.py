@@ -19,6 +19,7 @@ from typing import IO
 
 import yaml
 
+from cluster.dashboard import Dashboard
 from cluster.protocol import Backend, Job, JobError, JobStatus
 from cluster.ray_jobs import RayBackend
 from cluster.readme import readme
@@ -28,6 +29,7 @@ from cluster.vm_settings import VmSettings
 
 _TUNNEL_SECONDS = 60.0
 _UP_SECONDS = 3600.0
+_JOIN_SECONDS = 600.0
 
 
 class VmPlace(VmSettings):
@@ -74,6 +76,7 @@ class VmBackend:
             command = ("ray", "up", "--yes", "--no-restart", "--disable-usage-stats", str(file))
             run(*command, seconds=_UP_SECONDS)
         with self._jobs() as jobs:
+            _wait_for_nodes(jobs.dashboard, self.place.nodes)
             return jobs.submit(dataclasses.replace(job, code=()))
 
     def status(self, name: str) -> JobStatus:
@@ -108,7 +111,7 @@ class VmBackend:
             yield file
 
     @contextmanager
-    def _jobs(self) -> Iterator[Backend]:
+    def _jobs(self) -> Iterator[RayBackend]:
         """The job server, which listens on the head's loopback, through a tunnel of SSH's."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -155,3 +158,17 @@ def _wait_for(port: int, tunnel: subprocess.Popen[bytes], said: IO[str]) -> None
     said.seek(0)
     words = said.read().strip().splitlines() or ["nothing was said"]
     raise JobError(f"no way to the cluster's head: {words[-1]}")
+
+
+def _wait_for_nodes(dashboard: Dashboard, expected: int) -> None:
+    """Until as many nodes are there: the launcher returns when it has the first one."""
+    end = time.monotonic() + _JOIN_SECONDS
+    while len(joined := dashboard.nodes()) < expected:
+        if time.monotonic() > end:
+            raise JobError(
+                f"{len(joined)} of {expected} hosts have joined the cluster in "
+                f"{_JOIN_SECONDS / 60:.0f} minutes ({', '.join(sorted(joined))}); monitor.out in "
+                "Ray's logs on the first says why; mend the others or leave them out of "
+                "provider.workers, and submit again"
+            )
+        time.sleep(1.0)

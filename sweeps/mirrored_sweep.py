@@ -15,9 +15,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ractd_core.files import read_json, sha256, write_json
+from sweeps.background import beside
 from sweeps.lease import BEAT, Lease, Owner
 from sweeps.ledger import RECORD
 from sweeps.mirror import Mirror, fetch, mirror_of, winner
@@ -120,7 +122,7 @@ def driving(folder: Path) -> Iterator[None]:
     lease.take()
     try:
         sweep.pull(driver=True)
-        with _beating(lease, sweep):
+        with beside(partial(_keep, lease, sweep)):
             yield
         sweep.push(patient=True)
     except BaseException:
@@ -133,26 +135,14 @@ def driving(folder: Path) -> Iterator[None]:
             lease.release()
 
 
-@contextmanager
-def _beating(lease: Lease, sweep: _Sweep) -> Iterator[None]:
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT):
-            reason = sweep.mirror.quietly(lambda: _beat(lease, sweep))
-            if reason:
-                _log.warning("%s; this driver ends", reason)
-                # As Ctrl-C would, in the main thread.
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _keep(lease: Lease, sweep: _Sweep, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        reason = sweep.mirror.quietly(lambda: _beat(lease, sweep))
+        if reason:
+            _log.warning("%s; this driver ends", reason)
+            # As Ctrl-C would, in the main thread.
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 def _beat(lease: Lease, sweep: _Sweep) -> str | None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from sweeps.background import beside
 from sweeps.search_space import Scalar
 
 Kind = Literal["sweep", "stage", "trial", "row", "message"]
@@ -78,7 +79,6 @@ class Progress:
     @contextmanager
     def every(self, seconds: float, line: Callable[[], list[str]]) -> Iterator[None]:
         """While the block runs, say ``line()`` every ``seconds`` if it has changed."""
-        over = threading.Event()
         said: list[str] = []
 
         def look() -> None:
@@ -89,15 +89,12 @@ class Progress:
                     self.say(text)
             said = lines
 
-        def watch() -> None:
+        def watch(over: threading.Event) -> None:
             while not over.wait(seconds):
                 look()
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
         try:
-            yield
+            with beside(watch):
+                yield
         finally:
-            over.set()
-            thread.join()
             look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,13 @@ def test_a_weight_ladder_has_a_row_per_weight(builder: SweepBuilder) -> None:
     assert [row[2].bold for row in table.rows] == [False, True, False, False]
     assert table.name == "ablation-reward-weight"
     assert not any(note.startswith("Trials of one row differ") for note in table.notes)
+
+
+def test_a_score_that_is_no_number_counts_as_diverged(builder: SweepBuilder) -> None:
+    _ladder(builder, 0, 0.5, [20.0, 21.0, 22.0])
+    _ladder(builder, 1, 2.0, [20.0, math.nan, 22.0])
+    table = setting_table(analysis.load(builder.storage), "reward_weight")
+    assert _texts(table)[1] == [builder.dataset, "2", "0.0 [0.0, 0.0]", "–", "0", "1", "0", "0"]
 
 
 def test_rows_that_mix_other_settings_have_no_interval_and_say_so(builder: SweepBuilder) -> None:

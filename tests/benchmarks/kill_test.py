@@ -30,28 +30,19 @@ from optuna.storages.journal import JournalFileBackend
 from sweeps.jsonl import read_rows
 from sweeps.layout import SweepFolder
 from sweeps.spec import SweepSpec, parse_spec
+from tests.sweeps.conftest import TINY
 
 TASKS = ("local/maze2d-umaze-v1", "local/maze2d-medium-v1")
-NETWORK = {"widths": [8, 8], "patch": 4, "groups": 4, "embed_dim": 8}
-SPEC: dict[str, Any] = {
+SPEC: dict[str, Any] = TINY | {
     "name": "killed",
     "tasks": list(TASKS),
     "data": {"transitions": 20_000},
     "trials": 6,
-    "search": {
-        "horizon": {"choices": [16, 32]},
-        "sigma": {"low": 1e-5, "high": 1e-2, "log": True},
-    },
-    "first_trials": [],
-    "rows": ["regression", "teacher"],
+    # Long enough that a kill can meet them.
     "recipe": {
-        "teacher": {"optim": {"steps": 100, "batch_size": 16}, "network": NETWORK},
-        "regression": {"optim": {"steps": 100, "batch_size": 16}, "network": NETWORK},
-        "reward": {"optim": {"steps": 100, "batch_size": 16}, "widths": [8]},
-        "student": {"optim": {"steps": 100, "batch_size": 16}, "reward_states": 4},
+        part: config | {"optim": config["optim"] | {"steps": 100}}
+        for part, config in TINY["recipe"].items()
     },
-    "evaluation": {"every": 10, "episodes": 3, "selection_episodes": 4, "final_episodes": 5},
-    "selection": {"confirmation_episodes": 4},
     # So that every trial has to complete.
     "pruner": {"kind": "none"},
 }

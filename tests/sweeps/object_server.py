@@ -20,6 +20,8 @@ from urllib.error import URLError
 
 import pytest
 
+from sweeps.background import beside
+
 _CHUNK = 1 << 14
 _START = 60.0
 
@@ -125,22 +127,15 @@ class Line:
 @contextmanager
 def cut_now_and_then(line: Line, up: float, down: float) -> Iterator[None]:
     """While the block runs, the line is up and down for so many seconds, again and again."""
-    over = threading.Event()
 
-    def cut() -> None:
+    def cut(over: threading.Event) -> None:
         while not over.wait(up):
             line.cut()
             over.wait(down)
             line.mend()
 
-    thread = threading.Thread(target=cut, daemon=True)
-    thread.start()
-    try:
+    with beside(cut):
         yield
-    finally:
-        over.set()
-        thread.join()
-        line.mend()
 
 
 def _free_port() -> int:

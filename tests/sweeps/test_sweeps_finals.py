@@ -71,6 +71,32 @@ def finish(context: TaskContext) -> None:
     time_rows(sent)
 
 
+def few_steps() -> dict[str, Any]:
+    """The tiny recipe with as little training as it takes."""
+    return {
+        part: {**config, "optim": {**config["optim"], "steps": 6}}
+        for part, config in TINY["recipe"].items()
+    }
+
+
+def with_data(context: TaskContext) -> TaskContext:
+    """The same sweep, whose data are there."""
+    return TaskContext(
+        context.folder, context.spec, context.dataset, load(context.dataset).fingerprint
+    )
+
+
+def with_a_winner(context: TaskContext) -> TaskContext:
+    """The same sweep with its data, one trial that ran for real, and its confirmation."""
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    make_local(context.dataset, context.spec.data.recipe())
+    ready = with_data(context)
+    plan = plan_at(ready, 1e-3)
+    run_trial({"context": ready.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(ready.to_json())
+    return ready
+
+
 # A trial's record
 
 
@@ -368,21 +394,10 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
         tasks=["local/maze2d-umaze-dense-v1"],
         rows=list(CALLS),
         data={"transitions": 1000},
-        # Ten models are trained: as little as it takes.
-        recipe={
-            part: {**config, "optim": {**config["optim"], "steps": 6}}
-            for part, config in TINY["recipe"].items()
-        }
-        | {"policy": {"guidance": 40.0}},
+        recipe=few_steps() | {"policy": {"guidance": 40.0}},
         evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
     )
-    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
-    make_local(context.dataset, context.spec.data.recipe())
-    fingerprint = load(context.dataset).fingerprint
-    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
-    plan = plan_at(context, 1e-3)
-    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
-    confirm(context.to_json())
+    context = with_a_winner(context)
     best = winner(context)
     assert best is not None
 
@@ -475,7 +490,7 @@ def test_rows_are_played_by_as_many_calls_as_they_say(
 def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
     tiny: Spec, tmp_path: Path
 ) -> None:
-    small = {part: {**c, "optim": {**c["optim"], "steps": 6}} for part, c in TINY["recipe"].items()}
+    small = few_steps()
     small["student"]["ctm_weight"] = 0.0
     context = open_context(
         tiny,
@@ -486,12 +501,7 @@ def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
         recipe=small,
         evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 1},
     )
-    make_local(context.dataset, context.spec.data.recipe())
-    fingerprint = load(context.dataset).fingerprint
-    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
-    plan = plan_at(context, 1e-3)
-    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
-    confirm(context.to_json())
+    context = with_a_winner(context)
     with pytest.raises(RowsFailedError, match=r"^ctm: ValidationError: .*nothing ties plans"):
         play_rows(context.to_json())
     assert to_play(context) == ["ctm"]
@@ -511,19 +521,10 @@ def test_rows_are_trained_and_played_for_every_training_seed_of_the_winner(
         data={"transitions": 1000},
         training_seeds=2,
         selection={"confirmation_episodes": 2, "retrain": retrain},
-        recipe={
-            part: {**config, "optim": {**config["optim"], "steps": 6}}
-            for part, config in TINY["recipe"].items()
-        },
+        recipe=few_steps(),
         evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
     )
-    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
-    make_local(context.dataset, context.spec.data.recipe())
-    fingerprint = load(context.dataset).fingerprint
-    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
-    plan = plan_at(context, 1e-3)
-    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
-    confirm(context.to_json())
+    context = with_a_winner(context)
     best = winner(context)
     assert best is not None
     seeds = [1000, 1001] if retrain else [0, 1]
@@ -589,19 +590,17 @@ def keep_hopper_data(name: DatasetName) -> None:
 def test_rows_execute_as_many_actions_as_the_winner_was_chosen_with(
     tiny: Spec, tmp_path: Path
 ) -> None:
-    small = {part: {**c, "optim": {**c["optim"], "steps": 6}} for part, c in TINY["recipe"].items()}
     context = open_context(
         tiny,
         tmp_path / "storage",
         tasks=["local/hopper-medium-v2"],
         rows=["bc", "teacher-guided:ddim-2"],
-        recipe=small | {"window": {"horizon": 16}},
+        recipe=few_steps() | {"window": {"horizon": 16}},
         search={"policy.executed_actions": {"choices": [1, 4]}},
         evaluation={"every": 6, "episodes": 1, "selection_episodes": 2, "final_episodes": 2},
     )
     keep_hopper_data(context.dataset)
-    fingerprint = load(context.dataset).fingerprint
-    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    context = with_data(context)
     plans = [context.trial({"policy.executed_actions": count}) for count in (1, 4)]
     for number, plan in enumerate(plans):
         payload = {"context": context.to_json(), "values": plan.values, "number": number}
