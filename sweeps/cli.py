@@ -15,6 +15,7 @@ from filelock import Timeout
 from rich.console import Console
 
 from cluster import Job, JobState
+from ractd_core.files import FileError
 from sweeps.cli_bench import bench_app
 from sweeps.cli_cluster import cluster_app
 from sweeps.cli_data import data_app, tasks
@@ -172,7 +173,7 @@ def sweep_list(storage: Storage = None, as_json: AsJson = False) -> None:
             state = state_of(folder, short=True)
             try:
                 status = StatusReader(folder).sweep(state)
-            except SpecError as error:
+            except (SpecError, FileError, StorageError, OSError) as error:
                 # One damaged sweep must not hide the others.
                 typer.echo(f"{name} [{state}] {error}", err=True)
                 continue

@@ -77,5 +77,6 @@ def _value(recipe: Recipe, path: str, parameter: Parameter, rng: np.random.Gener
     share = float(rng.random())
     value = low * (high / low) ** share if parameter.log else low + (high - low) * share
     if is_integer(recipe, path):
-        return min(parameter.integers(), key=lambda whole: abs(whole - value))
+        whole = parameter.integers()
+        return whole[min(round((value - whole.start) / whole.step), len(whole) - 1)]
     return value

@@ -8,10 +8,11 @@ repaired from it at every start, and Tune's snapshot is never restored.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ractd_core.files import FileError, read_json, write_text
@@ -69,9 +70,15 @@ class StudySearch:
             self._keep(record)
         self.study = open_study(context)
         self._unfinished = self._agree_with_ledger()
+        # A study that begins anew has what was given in part as the whole trial that became of it.
+        known = [
+            trial.params | trial.system_attrs.get("fixed_params", {})
+            for trial in self.study.get_trials(deepcopy=False)
+        ]
         for point in spec.first_points(context.dataset):
             named = {label(path): value for path, value in point.items()}
-            self.study.enqueue_trial(named, skip_if_exists=True)
+            if not any(named.items() <= each.items() for each in known):
+                self.study.enqueue_trial(named)
 
     @property
     def remaining(self) -> int:
@@ -95,12 +102,23 @@ class StudySearch:
                 return self._begin(trial_id, trial)
             self.study.tell(trial, state=TrialState.FAIL)
         # A sampler need not stumble on the last points of a small space, and a grid has none.
-        for point in whole_space(self.context.recipe, self.context.spec.search):
+        for point in self._points():
             params = {label(path): value for path, value in point.items()}
             if self._is_new(params):
                 self.study.enqueue_trial(params)
                 return self._begin(trial_id, self._ask())
         return None
+
+    def _points(self) -> Iterable[dict[str, Scalar]]:
+        """The whole of a small space; of a grid with more points than trials a drawn sample."""
+        spec = self.context.spec
+        points = whole_space(self.context.recipe, spec.search)
+        if spec.sampler.kind != "grid":
+            return points
+        grid = list(points)
+        if len(grid) <= spec.trials:
+            return grid
+        return [grid[index] for index in np.random.default_rng(spec.seed).permutation(len(grid))]
 
     def _proposals(self) -> Iterator[Trial]:
         while self._unfinished:

@@ -45,7 +45,19 @@ from sweeps.validation import problems_of
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, as in YAML 1.2, and not a word."""
+    """Safe YAML in which 1e-4 is a number, as in YAML 1.2, and no key stands twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping; of a key that stands twice YAML would keep the last one in silence."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"{key.value} stands there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from analysis.stats import bootstrap_mean
+from analysis.stats import bootstrap_mean, student_mean
 from ractd_core.files import FileError, read_json
 from ractd_core.tasks import parse_dataset_name
 from sweeps.budget import driver_hours
@@ -225,12 +225,14 @@ class StatusReader:
             return None
         score, _, best = max(scored, key=lambda each: each[:2])
         values, over = list(best.seed_scores), "training seeds"
+        interval = student_mean
         if len(values) < 2:
+            interval = bootstrap_mean
             values = _column(self.folder.trials.folder(best.key) / EPISODES, "score")
             over = "selection episodes"
             if not values or abs(sum(values) / len(values) - score) > 1e-6 * (1 + abs(score)):
                 return Best(score, best.number)
-        found = bootstrap_mean(values)
+        found = interval(values)
         if found.low is None:
             return Best(score, best.number)
         return Best(score, best.number, found.low, found.high, len(values), over)

@@ -8,6 +8,7 @@ sends such runs later.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +52,10 @@ class WandbTracker:
         assert entry.end is not None
         name = self._id(entry)
         # Half a run of a mirroring that was killed. Online its steps are there, and ignored now.
+        # Their folders are called (offline-)run-DATE_TIME-NAME; another sweep's name may end alike.
         for half in self._out.glob(f"wandb/*run-*-{name}"):
-            shutil.rmtree(half)
+            if re.fullmatch(rf"(offline-)?run-\d+_\d+-{re.escape(name)}", half.name):
+                shutil.rmtree(half)
         run = wandb.init(
             project=self._project,
             id=name,

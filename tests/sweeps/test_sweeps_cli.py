@@ -139,13 +139,10 @@ def test_stopping_a_sweep_that_does_not_run_changes_nothing(frozen: SweepFolder)
     assert "tiny: unknown" in ractd("sweep", "stop", "tiny", "--storage", str(frozen.storage))
 
 
-@pytest.mark.parametrize("arguments", [("sweep", "status", "tiny"), ("sweep", "list")])
-def test_a_damaged_record_is_a_message_that_names_the_file(
-    frozen: SweepFolder, arguments: tuple[str, ...]
-) -> None:
+def test_a_damaged_record_is_a_message_that_names_the_file(frozen: SweepFolder) -> None:
     path = frozen.trials.folder("k") / "record.json"
     path.write_text(path.read_text()[:20])
-    assert str(path) in refused(*arguments, "--storage", str(frozen.storage))
+    assert str(path) in refused("sweep", "status", "tiny", "--storage", str(frozen.storage))
 
 
 def test_a_damaged_spec_is_a_message_that_names_the_file(frozen: SweepFolder) -> None:
@@ -174,11 +171,14 @@ def test_the_installed_module_ends_with_the_code_and_no_traceback(storage: Path)
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_damaged_spec_does_not_hide_the_other_sweeps(tiny: Spec, storage: Path) -> None:
+@pytest.mark.parametrize("file", ["spec.yaml", "trials/k/record.json"])
+def test_a_damaged_sweep_does_not_hide_the_others(tiny: Spec, storage: Path, file: str) -> None:
     for name in ("bad", "good"):
         spec = load_spec(str(tiny(name=name)))
         SweepFolder(storage, name).freeze(spec)
-    (storage / "sweeps" / "bad" / "spec.yaml").write_text("trials: [")
+    damaged = storage / "sweeps" / "bad" / file
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_text("[")
     shown = ractd("sweep", "list", "--storage", str(storage))
     assert "good [unknown] local/maze2d-umaze-v1: 0/4 trials" in shown
     assert "bad [unknown]" in shown

@@ -145,6 +145,17 @@ def test_a_wider_search_goes_on_from_all_that_is_done_and_begun(start: Start) ->
     assert sum(each["values"]["window.horizon"] == 192 for each in others) > 0
 
 
+def test_a_first_trial_given_in_part_is_not_run_again(start: Start) -> None:
+    context = start(first_trials=[{"sigma": 1e-3}])
+    done = run(open_search(context), 2)
+    assert done[0]["values"]["student.reward_weight"] == 1e-3
+    horizons = {"choices": [128, 160, 192]}
+    spec = wider(context, search={**context.spec.search, "window.horizon": horizons})
+    context.folder.extend(spec)
+    later = open_search(TaskContext(context.folder, spec, context.dataset, context.fingerprint))
+    assert suggest(later, "next")["values"]["student.reward_weight"] != 1e-3
+
+
 def test_a_given_first_trial_survives_a_kill_in_the_middle_of_its_suggestion(start: Start) -> None:
     context = start(first_trials=[{"horizon": 160, "sigma": 1e-3}])
     search = open_search(context)

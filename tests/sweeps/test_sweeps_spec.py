@@ -16,7 +16,15 @@ from ractd_core.config import Recipe
 from ractd_core.recipes import recipe_for
 from ractd_core.tasks import parse_dataset_name
 from sweeps.search_space import apply, canonical_path, value_at
-from sweeps.spec import SpecError, SweepSpec, dump_spec, load_spec, parse_spec, presets
+from sweeps.spec import (
+    SpecError,
+    SweepSpec,
+    dump_spec,
+    load_spec,
+    parse_spec,
+    parse_yaml,
+    presets,
+)
 from sweeps.spec_parts import CONFIRMATION_SEED, SELECTION_SEED
 
 pytestmark = pytest.mark.usefixtures("project_home")
@@ -284,6 +292,15 @@ def test_numbers_that_yaml_reads_as_words_are_numbers() -> None:
 def test_yaml_that_is_no_mapping(text: str) -> None:
     with pytest.raises(SpecError, match=r"spec\.yaml: expected a mapping of keys, found "):
         parse_spec(text, "spec.yaml")
+
+
+@pytest.mark.parametrize("text", ["{{name: a, {}}}", "name: a\nrecipe: {{{}}}"])
+def test_a_key_that_stands_twice_is_refused(text: str) -> None:
+    twice = text.format("search: {sigma: 1.0}, search: {beta: 1.0}")
+    with pytest.raises(SpecError, match=r"search stands there twice\s+in .*, line \d"):
+        parse_spec(twice, "spec.yaml")
+    merged = parse_yaml("a: &one {x: 1}\nb: {<<: *one, x: 2}")
+    assert merged == {"a": {"x": 1}, "b": {"x": 2}}
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: b: c", "a: 1\n---\nb: 2", "\x00", "? [a]\n: 1"])

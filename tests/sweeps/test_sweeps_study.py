@@ -363,6 +363,16 @@ def test_a_grid_is_searched_in_order_and_once(start: Start) -> None:
     assert open_search(context).suggest("more") is None
 
 
+def test_a_grid_with_more_points_than_trials_is_sampled(start: Start) -> None:
+    space = {"horizon": {"choices": [128, 160]}, "sigma": {"choices": [0.1 * n for n in range(20)]}}
+    context = start(sampler={"kind": "grid"}, trials=12, search=space)
+    configs = run(open_search(context), 4) + run(open_search(context), 8, first=4)
+    assert open_search(context).suggest("more") is None
+    assert len(set(keys(configs))) == 12
+    assert {c["values"]["window.horizon"] for c in configs} == {128, 160}
+    assert max(c["values"]["student.reward_weight"] for c in configs) > 1.0
+
+
 def test_several_objectives_reach_the_study(start: Start) -> None:
     context = start(
         objectives=["score", "seconds"], sampler={"kind": "nsga2"}, pruner={"kind": "diverged"}

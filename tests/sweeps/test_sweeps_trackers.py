@@ -349,7 +349,11 @@ def test_wandb_has_an_offline_run_per_trial_that_ended(
     name = f"{sweep.folder.name}-trial-{key}"
     half = tmp_path / "wb" / "wandb" / f"offline-run-20260101_000000-{name}"
     half.mkdir()
+    # Another sweep's, whose name ends as this one's does.
+    other = half.with_name(f"offline-run-20260101_000000-my-{name}")
+    other.mkdir()
     assert "1 runs" in track(sweep, "wandb", *out)
+    other.rmdir()
     runs = sorted((tmp_path / "wb" / "wandb").glob("offline-run-*"))
     assert len(runs) == 3
     assert half not in runs
