@@ -33,9 +33,10 @@ _HOUR = 3600.0
 class Best:
     """The best selection score so far.
 
-    ``low`` and ``high`` end its 95 % interval, by bootstrap over the ``count`` values named by
-    ``over``: training seeds if there are several, else the selection episodes. They are None, and
-    ``over`` is empty, where the score is no mean of episodes (a curve's highest point).
+    ``low`` and ``high`` end its 95 % interval, over the ``count`` values named by ``over``:
+    Student's over training seeds if there are several, else by bootstrap over the selection
+    episodes. They are None, and ``over`` is empty, where the score is no mean of episodes (a
+    curve's highest point).
     """
 
     score: float

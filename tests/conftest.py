@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from sweeps.embedded_ray import set_environment
 
 # Ray reads its environment when it is first imported, and many modules import it.
 set_environment()
+
+# A shell starts what goes to the background deaf to Ctrl-C, which the tests' own children hear.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
