@@ -29,7 +29,7 @@ from torch.export import ExportedProgram
 
 from ractd_core.config import Sampling
 from ractd_core.files import FileError, new_folder, read_json, sha256, write_json
-from ractd_core.policy import Planner
+from ractd_core.policy import Planner, make_policy
 from ractd_core.stages import Model, load_model
 
 Graph = Callable[[Tensor, Tensor], Tensor]
@@ -47,7 +47,7 @@ _BATCH = {0: torch.export.Dim("batch")}
 _DYNAMIC = {"observations": _BATCH, "noise": _BATCH}
 _HOW_TO_ACT = {
     "actions": "observations are the last ones seen, oldest first (an episode's first one repeated "
-    "before its start); execute windows[:, 0], then ask again with fresh noise",
+    "before its start); execute {actions}, then ask again with fresh noise",
     "states": "observations are the present state and the goal at rest (x, y, vx, vy); windows are "
     "plans to track, one per episode: at step i = 1, 2, ... apply the force (windows[:, i, :2] - "
     "position) + (windows[:, i, 2:] - velocity); after the plan's end hold its last position, with "
@@ -65,14 +65,16 @@ def export_policy(
     *,
     formats: Sequence[str] = tuple(FILES),
     calls: int | None = None,
+    executed_actions: int = 1,
     score: Path | None = None,
 ) -> dict[str, Any]:
     """Write the package of a student's or regression's file to ``folder`` and return its card.
 
-    ``calls`` network calls make a window (default 1); ``score`` is a file of ``ractd evaluate
-    --json``. Nothing is left behind unless all of it is right. Raises :class:`ExportError` for a
-    teacher, an unknown format, a folder in use, a score of another model, a missing package, or a
-    graph that strays from the planner by more than :data:`TOLERANCE`;
+    ``calls`` network calls make a window (default 1), of which the card says to execute the first
+    ``executed_actions``; ``score`` is a file of ``ractd evaluate --json``. Nothing is left behind
+    unless all of it is right. Raises :class:`ExportError` for a teacher, an unknown format, a
+    folder in use, a score of another model or way to act, more actions than a window has, a missing
+    package, or a graph that strays from the planner by more than :data:`TOLERANCE`;
     :class:`~ractd_core.checkpoint.CheckpointError` for a file that is no model.
     """
     strange = [kind for kind in formats if kind not in FILES]
@@ -88,9 +90,11 @@ def export_policy(
         )
     try:
         planner = Planner(loaded, torch.device("cpu"), Sampling(calls=calls))
+        make_policy(planner, executed_actions=executed_actions)  # refuses what it cannot execute
     except ValueError as error:
         raise ExportError(f"{model}: {error}") from error
-    scored = None if score is None else _score(score, model, loaded, planner)
+    executed = executed_actions if planner.modelled == "actions" else None
+    scored = None if score is None else _score(score, model, loaded, planner, executed)
     if "onnx" in formats:
         require_onnx()
     program = trace(planner)
@@ -104,7 +108,7 @@ def export_policy(
                 "sha256": sha256(path),
                 "largest_difference": _checked(kind, path, planner),
             }
-        card = _card(loaded, planner, files, scored)
+        card = _card(loaded, planner, executed, files, scored)
         write_json(part / CARD, card)
     if read_json(folder / CARD) != card:
         raise ExportError(f"{folder} was filled by another export in the meantime; name another")
@@ -233,16 +237,17 @@ def _checked(kind: str, path: Path, planner: Planner) -> float:
     return worst
 
 
-def _score(path: Path, file: Path, model: Model, planner: Planner) -> dict[str, Any]:
-    """The evaluation record at ``path``, if it is of the model ``file`` at this number of calls."""
+def _score(
+    path: Path, file: Path, model: Model, planner: Planner, executed: int | None
+) -> dict[str, Any]:
+    """The evaluation record at ``path``, if it is of the model ``file`` acting as the card says."""
     try:
         record = read_json(path)
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({error})") from error
     expected = {key: model.about[key] for key in ("kind", "dataset", "fingerprint")}
     expected |= {"model_sha256": sha256(file), "network_calls": planner.calls}
-    # The card says how to act: the first action of a window only.
-    expected["executed_actions"] = 1 if planner.modelled == "actions" else None
+    expected["executed_actions"] = executed
     kept = ("score", "interval", "return_mean", "episodes", "first_seed")
     missing = [
         key for key in (*expected, *kept) if not isinstance(record, dict) or key not in record
@@ -258,9 +263,14 @@ def _score(path: Path, file: Path, model: Model, planner: Planner) -> dict[str, 
 
 
 def _card(
-    model: Model, planner: Planner, files: dict[str, Any], score: dict[str, Any] | None
+    model: Model,
+    planner: Planner,
+    executed: int | None,
+    files: dict[str, Any],
+    score: dict[str, Any] | None,
 ) -> dict[str, Any]:
     about = model.about
+    actions = "windows[:, 0]" if executed == 1 else f"windows[:, :{executed}] one after the other"
     seen, out = planner.normalizers.observations, planner.output
 
     def limits(low: Tensor, scale: Tensor) -> dict[str, list[float]]:
@@ -301,7 +311,8 @@ def _card(
                 "range": limits(out.low, out.scale),
             }
         },
-        "how_to_act": _HOW_TO_ACT[planner.modelled],
+        "executed_actions": executed,
+        "how_to_act": _HOW_TO_ACT[planner.modelled].replace("{actions}", actions),
         "files": files,
         "tolerance": {
             "largest_difference_allowed": TOLERANCE,

@@ -22,6 +22,9 @@ def export(
     calls: Annotated[
         int | None, typer.Option(min=1, help="Network calls per plan or action; default 1.")
     ] = None,
+    executed: Annotated[
+        int, typer.Option(min=1, help="Actions of a window that are executed before the next.")
+    ] = 1,
     score: Annotated[
         Path | None, typer.Option(help="What `ractd evaluate MODEL --json` printed, for the card.")
     ] = None,
@@ -30,7 +33,14 @@ def export(
     from ractd_core.export import CARD, FILES, export_policy
 
     with user_errors():
-        card = export_policy(model, out, formats=formats or tuple(FILES), calls=calls, score=score)
+        card = export_policy(
+            model,
+            out,
+            formats=formats or tuple(FILES),
+            calls=calls,
+            executed_actions=executed,
+            score=score,
+        )
     for about in card["files"].values():
         typer.echo(
             f"{out / about['file']}: differs from the planner by "

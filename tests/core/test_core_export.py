@@ -248,7 +248,33 @@ def test_the_card_says_what_the_files_are(
     assert bool((windows <= torch.tensor(limits["high"]) + 1e-5).all())
     assert card["dataset"] == "local/hopper-medium-v2"
     assert card["score"] is None
-    assert "execute windows[:, 0]" in card["how_to_act"]
+    assert card["executed_actions"] == 1
+    assert "execute windows[:, 0], then" in card["how_to_act"]
+
+
+def test_the_card_says_how_many_actions_the_score_is_of(
+    action_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = action_models["student"]
+    fingerprint = load_model(model).about["fingerprint"]
+    record = SCORE | {
+        "dataset": "local/hopper-medium-v2",
+        "fingerprint": fingerprint,
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "executed_actions": 4,
+    }
+    score = tmp_path / "score.json"
+    score.write_text(json.dumps(record))
+    with pytest.raises(ExportError, match="way to act: executed_actions 4, not 1"):
+        export_policy(model, tmp_path / "one", formats=["torch"], score=score)
+    card = export_policy(
+        model, tmp_path / "four", formats=["torch"], executed_actions=4, score=score
+    )
+    assert (card["executed_actions"], card["score"]["score"]) == (4, 12.5)
+    assert "execute windows[:, :4] one after the other, then" in card["how_to_act"]
+    horizon = card["outputs"]["windows"]["shape"][1]
+    with pytest.raises(ExportError, match=str(horizon)):
+        export_policy(model, tmp_path / "many", executed_actions=horizon + 1)
 
 
 SCORE = {
@@ -305,6 +331,8 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
         export_policy(models["reward"], out)
     with pytest.raises(ExportError, match="a regression takes one call, found calls 2"):
         export_policy(models["regression"], out, calls=2)
+    with pytest.raises(ExportError, match="executed whole, found executed_actions 2"):
+        export_policy(models["student"], out, executed_actions=2)
     with pytest.raises(ExportError, match="unknown format 'tflite', expected onnx or torch"):
         export_policy(models["student"], out, formats=["tflite"])
     assert list(tmp_path.iterdir()) == []
