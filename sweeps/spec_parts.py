@@ -28,7 +28,11 @@ def _dataset(value: str) -> str:
 Dataset = Annotated[str, AfterValidator(_dataset)]
 
 Objective = Literal["score", "seconds", "latency_ms"]
-"""What a search improves: the selection score, and if asked beside it training time or latency."""
+"""What a search improves: the selection score, and if asked beside it training time or latency.
+
+Both are taken while other trials run beside it, so they tell fast from slow, not one per cent from
+another; the final rows are timed when nothing else runs.
+"""
 
 PointName = Literal["default", Family]
 Point = Annotated[

@@ -24,11 +24,12 @@ from ractd_core.tasks import get_task
 from sweeps.spec import SweepSpec
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md")
+README, DATA = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/data.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -40,8 +41,9 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_files_and_pictures_named_in_the_readme_exist() -> None:
-    for path in re.findall(r"\]\((docs/[^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
+    for page in PAGES:
+        for path in re.findall(r"\]\(([\w/.-]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / path).is_file(), f"{page}: {path}"
     for path in re.findall(r"`((?:sweeps|ractd_core|cluster|analysis)/[\w/.]+)`", README):
         assert (ROOT / path).exists(), path
 
@@ -85,9 +87,10 @@ def test_every_command_of_the_how_to_runs_as_typed(
     [spec] = blocks("yaml")
     assert SweepSpec.model_validate(yaml.safe_load(spec)).name == "my-sweep"
     (tmp_path / "my-sweep.yaml").write_text(spec)
-    _, own_data = blocks("python")
+    [own_data] = blocks("python", DATA)
     subprocess.run([sys.executable, "-c", own_data], cwd=tmp_path, check=True)
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
+    typed = [block for page in PAGES for block in blocks("console", page.read_text())]
+    commands = [line[2:] for block in typed for line in block.splitlines()]
     assert len(commands) >= 8
     output = {}
     for command in commands:
@@ -125,7 +128,7 @@ def test_a_policy_is_exported_and_used_as_shown(tmp_path: Path) -> None:
     python = [sys.executable, "-m", "sweeps", *typed[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(python, cwd=tmp_path, env=environment, check=True)
-    use_policy, _ = blocks("python")
+    [use_policy] = blocks("python")
     shown = subprocess.run(
         [sys.executable, "-I", "-c", use_policy],
         cwd=tmp_path,
