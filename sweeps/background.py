@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+def beside(
+    work: Callable[[threading.Event], None], *, patience: float | None = None
+) -> Iterator[None]:
     """Run ``work(over)`` in a thread while the block runs; it has to return once ``over`` is set.
 
-    Leaving the block waits for it.
+    Leaving the block waits for it, at most ``patience`` seconds if given.
     """
     over = threading.Event()
     thread = threading.Thread(target=work, args=(over,), daemon=True)
@@ -20,4 +22,4 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(patience)

@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from sweeps.interruption import INTERRUPT
+INTERRUPT = "interrupt"
+"""A file in a sweep's folder, from when its driver was told to end until the next one begins there.
 
+Of an object store's sweep it is the driver's mirror alone that has it; the lease says the same to
+all others.
+"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -1,8 +1,9 @@
 """Why what trains in this process is to make room, and how it does: from a checkpoint it goes on.
 
-Three notices count: the sweep's driver ends and asks through the storage, this process gets a
-SIGTERM, or Ray drains its node, as it does before a spot instance is taken away. Training looks for
-them between two steps (:meth:`ractd_core.training.Trainer.run`).
+Three notices count: the sweep's driver ends and asks through the storage (through its lease where
+that is an object store), this process gets a SIGTERM, or Ray drains its node, as it does before a
+spot instance is taken away. Training looks for them between two steps
+(:meth:`ractd_core.training.Trainer.run`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ractd_core.training import TrainingInterrupted
+from sweeps.background import beside
+from sweeps.ending import INTERRUPT
+from sweeps.lease import Owner, lease_of
+from sweeps.mirror import mirror_of
+from sweeps.object_store import StoreAwayError
 
-INTERRUPT = "interrupt"
-"""A file in a sweep's folder, from when its driver was told to end until the next one begins."""
+_ASK_EVERY = 3.0
+"""Seconds between two questions to an object store whether the driver ends."""
 _DRAIN_EVERY = 3.0
 """Seconds between two questions to Ray whether this node is being drained."""
 _log = logging.getLogger(__name__)
@@ -65,26 +73,68 @@ def heed_sigterm() -> None:
     _termination.heed()
 
 
+class _Driver:
+    """The driver of the sweep in ``folder``, as far as it is heard here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, mirror = folder / INTERRUPT, mirror_of(folder)
+        self._lease = None if mirror is None else lease_of(mirror, folder)
+        self._owner: Owner | None = None
+
+    def ends(self) -> bool:
+        """Whether it has asked what trains to end."""
+        if self._lease is None:
+            return self._file.exists()
+        owner = self._owner
+        if owner is None:
+            return False
+        # The file of another mirror's driver was left by one that is gone.
+        return owner.ending or (owner.mirror == self._lease.me.mirror and self._file.exists())
+
+    def ask(self) -> None:
+        """Look who drives now; what was known stays so while the store is away."""
+        if self._lease is not None:
+            with suppress(StoreAwayError):
+                self._owner = self._lease.written()
+
+    def listen(self, over: threading.Event) -> None:
+        """Ask again and again until ``over``."""
+        while self._lease is not None:
+            self.ask()
+            if over.wait(_ASK_EVERY):
+                return
+
+
+@lru_cache
+def _driver_of(folder: Path) -> _Driver:
+    return _Driver(folder)
+
+
 class Notices:
     """Asked whether to make room, by training; ``folder`` is the sweep's, if there is one.
 
-    A context: only within it a SIGTERM is heeded as a notice.
+    A context: only within it a SIGTERM is heeded as a notice, and an object store is asked.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = None if folder is None else folder / INTERRUPT
+        self._driver = None if folder is None else _driver_of(folder)
         self._asked, self._draining = 0.0, False
+        self._listening = ExitStack()
 
     def __enter__(self) -> Callable[[], bool]:
         _termination.training += 1
+        if self._driver is not None:
+            # In a thread that nothing waits for: training does not stand still with its store.
+            self._listening.enter_context(beside(self._driver.listen, patience=0.0))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._listening.close()
         _termination.training -= 1
 
     def __call__(self) -> bool:
         """Whether any notice is there."""
-        asked = self._file is not None and self._file.exists()
+        asked = self._driver is not None and self._driver.ends()
         return asked or _termination.noticed or self._drained()
 
     def _drained(self) -> bool:
@@ -115,7 +165,9 @@ def making_room(folder: Path) -> Iterator[None]:
     try:
         yield
     except TrainingInterrupted as error:
-        if (folder / INTERRUPT).exists():
+        driver = _driver_of(folder)
+        driver.ask()
+        if driver.ends():
             return
         _log.warning("%s, since its process or node is to go; it goes on elsewhere", error)
         _termination.resume()

@@ -13,10 +13,13 @@ import os
 import socket
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from sweeps.mirror import Mirror
 from sweeps.object_store import ObjectStore
 
+LEASE = "lease.json"
 TTL = 60.0
 """Seconds without renewal after which a lease may be taken over."""
 BEAT = 10.0
@@ -30,12 +33,16 @@ class LeaseHeldError(RuntimeError):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease: ``id`` is the driver's own, ``mirror`` that of its folder."""
+    """Who holds a lease: ``id`` is the driver's own, ``mirror`` that of its folder.
+
+    ``ending``: it was told to end, and what trains for it is to make room.
+    """
 
     id: str
     mirror: str
     host: str
     pid: int
+    ending: bool = False
 
 
 class Lease:
@@ -74,8 +81,9 @@ class Lease:
         time.sleep(_SETTLE)
         self._refuse()
 
-    def renew(self) -> None:
+    def renew(self, *, ending: bool = False) -> None:
         """Write it again."""
+        self.me = replace(self.me, ending=ending)
         self._store.write(self._key, json.dumps(asdict(self.me)).encode())
 
     def is_mine(self) -> bool:
@@ -85,7 +93,8 @@ class Lease:
 
     def release(self) -> None:
         """Let the next driver begin at once."""
-        if self.written() == self.me:
+        owner = self.written()
+        if owner is not None and owner.id == self.me.id:
             self._store.delete(self._key)
 
     def _refuse(self) -> None:
@@ -101,3 +110,8 @@ class Lease:
         """Who wrote it last, however long ago; None if it is not there."""
         content = self._store.read(self._key)
         return None if content is None else Owner(**json.loads(content))
+
+
+def lease_of(mirror: Mirror, folder: Path) -> Lease:
+    """The lease of the sweep in ``folder`` for a driver of ``mirror``."""
+    return Lease(mirror.store, f"{mirror.key(folder)}/{LEASE}", mirror.id)

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +21,27 @@ from pathlib import Path
 
 from ractd_core.files import read_json, sha256, write_json
 from sweeps.background import beside
-from sweeps.lease import BEAT, Lease, Owner
+from sweeps.ending import INTERRUPT
+from sweeps.lease import BEAT, LEASE, Lease, Owner, lease_of
 from sweeps.ledger import RECORD
 from sweeps.mirror import Mirror, fetch, mirror_of, winner
 from sweeps.object_store import Entry, ObjectStore, StoreAwayError
 
 MANIFEST = "manifest.json"
 _SYNCED = ".synced.json"
-_LEASE = "lease.json"
 _STOP = "stop-requested"
 _ELSEWHERE = frozenset(
-    {"trials", "rows", "confirmations", "ray", "job", "trackers", _LEASE, _STOP, _SYNCED}
+    {
+        *("trials", "rows", "confirmations", "ray", "job", "trackers"),
+        *(LEASE, INTERRUPT, _STOP, _SYNCED),
+    }
 )
 """What lies in a sweep's folder and is not the driver's own."""
 _STUDIES = "studies"
 _AT_ONCE = 8
+_LOOK = 1.0
+"""Seconds between two looks whether this driver was told to end, for its lease to say so."""
+_TAKEN_OVER = "another driver has taken the sweep over"
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +79,7 @@ def changing_spec(folder: Path) -> Iterator[None]:
     if mirror is None:
         yield
         return
-    lease, sweep = _lease(mirror, folder), _Sweep(mirror, folder)
+    lease, sweep = lease_of(mirror, folder), _Sweep(mirror, folder)
     owner = lease.written()
     # A driver of this mirror keeps what it has: the mirror's own lock is between it and us.
     ours = owner is None or owner.mirror != mirror.id
@@ -91,13 +98,13 @@ def changing_spec(folder: Path) -> Iterator[None]:
 def has_driver(folder: Path) -> bool:
     """Whether a driver on any machine has begun with the sweep and not ended, killed or not."""
     mirror = mirror_of(folder)
-    return mirror is not None and _lease(mirror, folder).written() is not None
+    return mirror is not None and lease_of(mirror, folder).written() is not None
 
 
 def driver_of(folder: Path) -> tuple[Owner, float] | None:
     """Who drives a sweep of an object store, and seconds since; None if nobody does."""
     mirror = mirror_of(folder)
-    return None if mirror is None else _lease(mirror, folder).holder()
+    return None if mirror is None else lease_of(mirror, folder).holder()
 
 
 def request_stop(folder: Path, owner: Owner) -> None:
@@ -118,7 +125,7 @@ def driving(folder: Path) -> Iterator[None]:
     if mirror is None:
         yield
         return
-    lease, sweep = _lease(mirror, folder), _Sweep(mirror, folder)
+    lease, sweep = lease_of(mirror, folder), _Sweep(mirror, folder)
     lease.take()
     try:
         sweep.pull(driver=True)
@@ -136,20 +143,27 @@ def driving(folder: Path) -> Iterator[None]:
 
 
 def _keep(lease: Lease, sweep: _Sweep, over: threading.Event) -> None:
-    while not over.wait(BEAT):
-        reason = sweep.mirror.quietly(lambda: _beat(lease, sweep))
+    beat = partial(_beat, lease, sweep)
+    due = time.monotonic() + BEAT
+    while not over.wait(min(BEAT, _LOOK)):
+        ending = (sweep.folder / INTERRUPT).exists()
+        if ending == lease.me.ending and time.monotonic() < due:
+            continue
+        due = time.monotonic() + BEAT
+        reason = sweep.mirror.quietly(partial(beat, ending))
         if reason:
             _log.warning("%s; this driver ends", reason)
             # As Ctrl-C would, in the main thread.
             os.kill(os.getpid(), signal.SIGTERM)
-            return
+            if reason == _TAKEN_OVER:
+                return
 
 
-def _beat(lease: Lease, sweep: _Sweep) -> str | None:
+def _beat(lease: Lease, sweep: _Sweep, ending: bool) -> str | None:
     """Renew, push and pull; why the driver must end, None if it need not."""
     if not lease.is_mine():
-        return "another driver has taken the sweep over"
-    lease.renew()
+        return _TAKEN_OVER
+    lease.renew(ending=ending)
     if sweep.stop_requested(lease.me):
         return "asked to stop from another machine"
     sweep.push()
@@ -168,7 +182,7 @@ class _Sweep:
     def pull(self, *, driver: bool = False) -> None:
         """Bring the sweep, its records and the manifests of the stages here."""
         entries = self.mirror.store.list(self._base)
-        owner = None if driver else _lease(self.mirror, self.folder).written()
+        owner = None if driver else lease_of(self.mirror, self.folder).written()
         # A driver of this mirror, also one that was killed, is ahead of the store.
         if owner is None or owner.mirror != self.mirror.id:
             self._pull_own(entries, driver)
@@ -198,7 +212,7 @@ class _Sweep:
         for entry in entries:
             name = entry.key.removeprefix(f"{self._base}/")
             top = name.partition("/")[0]
-            if top in _ELSEWHERE or name.startswith(_LEASE) or (top == _STUDIES and not driver):
+            if top in _ELSEWHERE or name.startswith(LEASE) or (top == _STUDIES and not driver):
                 continue
             path = self.folder / name
             # What the store has not got since is older than what is here.
@@ -248,10 +262,6 @@ class _Sweep:
         with suppress(OSError, ValueError):
             known = read_json(path)
         return known
-
-
-def _lease(mirror: Mirror, folder: Path) -> Lease:
-    return Lease(mirror.store, f"{mirror.key(folder)}/{_LEASE}", mirror.id)
 
 
 def _names(folder: Path, pattern: str) -> list[str]:

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ractd_core.checkpoint import load_checkpoint
 from ractd_core.data.generate import LocalRecipe, make_local
 from ractd_core.tasks import parse_dataset_name
-from sweeps.interruption import INTERRUPT
+from sweeps.ending import INTERRUPT
 from sweeps.jsonl import read_rows
 from sweeps.layout import CURVE, SweepFolder
 from sweeps.spec import load_spec

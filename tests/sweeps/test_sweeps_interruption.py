@@ -11,8 +11,8 @@ import pytest
 
 from ractd_core.training import TrainingInterrupted
 from sweeps import interruption
-from sweeps.ending import Ending
-from sweeps.interruption import INTERRUPT, Notices, PreemptedError, making_room
+from sweeps.ending import INTERRUPT, Ending
+from sweeps.interruption import Notices, PreemptedError, making_room
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ractd_core.files import write_json
+from ractd_core.training import TrainingInterrupted
+from sweeps import interruption
 from sweeps.canonical import key_of
+from sweeps.ending import INTERRUPT
+from sweeps.interruption import Notices, making_room
 from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 from sweeps.lease import Lease, LeaseHeldError
@@ -489,6 +493,54 @@ def test_a_driver_that_is_asked_to_stop_or_taken_over_is_interrupted(
         with driving(path):
             Lease(there.store, "sweeps/one/lease.json", "there").renew()
             assert killed.wait(10)
+
+
+def heard(where: Machine, seconds: float = 2.0) -> bool:
+    """Whether a process that trains there is told in so many seconds that its driver ends."""
+    interruption._driver_of.cache_clear()
+    with where, Notices(SweepFolder(where.root, "one").path) as asked:
+        deadline = time.monotonic() + seconds
+        while not asked() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return asked()
+
+
+def test_a_driver_that_ends_is_heard_on_every_machine_and_the_next_one_is_not_taken_for_it(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = machines("here"), machines("there")
+    monkeypatch.setattr("sweeps.mirrored_sweep.BEAT", 0.05)
+    monkeypatch.setattr("sweeps.interruption._ASK_EVERY", 0.05)
+    with here:
+        path = SweepFolder(here.root, "one").path
+        path.mkdir(parents=True)
+        with driving(path):
+            assert not heard(there, 0.3)
+            (path / INTERRUPT).touch()
+            assert heard(there)
+            assert heard(here)
+            with here, making_room(path):
+                raise TrainingInterrupted("interrupted at step 3")
+            with there, making_room(SweepFolder(there.root, "one").path):
+                raise TrainingInterrupted("interrupted at step 3")
+    with there:
+        other = open_sweep(URI, "one").path
+        assert not (other / INTERRUPT).exists(), "of the driver's machine alone"
+        other.mkdir(parents=True)
+        with driving(other):
+            assert not heard(there, 0.3)
+            assert not heard(here, 0.3), "what it has left behind there is of no meaning"
+
+
+def test_training_does_not_wait_for_a_store_that_is_away_to_hear_of_its_driver(
+    machines: Machines,
+) -> None:
+    here = machines("here")
+    here.faults.away, here.faults.delay = True, 3.0
+    began = time.monotonic()
+    with here, Notices(SweepFolder(here.root, "one").path) as asked:
+        assert not asked()
+    assert time.monotonic() - began < 1
 
 
 def test_a_driver_ends_at_once_though_its_store_is_away(
