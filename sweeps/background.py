@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -23,3 +26,25 @@ def beside(
     finally:
         over.set()
         thread.join(patience)
+
+
+def repeatedly(work: Callable[[], None], seconds: float) -> Callable[[threading.Event], None]:
+    """For :func:`beside`: ``work()`` every ``seconds``, whatever one call of it raises.
+
+    That is logged, unless the call before raised the same.
+    """
+
+    def repeat(over: threading.Event) -> None:
+        before = ""
+        while not over.wait(seconds):
+            try:
+                work()
+                before = ""
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                if said != before:
+                    known = isinstance(error, OSError)
+                    _log.warning("%s; going on", said, exc_info=None if known else error)
+                before = said
+
+    return repeat

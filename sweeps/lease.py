@@ -86,15 +86,18 @@ class Lease:
         self.me = replace(self.me, ending=ending)
         self._store.write(self._key, json.dumps(asdict(self.me)).encode())
 
-    def is_mine(self) -> bool:
-        """Whether nobody has taken it over. One that is not there is mine to write again."""
-        owner = self.written()
-        return owner is None or owner.id == self.me.id
+    def is_mine(self, *, patient: bool = False) -> bool:
+        """Whether it is there and nobody has taken it over.
+
+        One that is gone was another's, who has ended. With ``patient`` it waits while the store is
+        away.
+        """
+        owner = self._written(self._store.patiently() if patient else self._store)
+        return owner is not None and owner.id == self.me.id
 
     def release(self) -> None:
         """Let the next driver begin at once."""
-        owner = self.written()
-        if owner is not None and owner.id == self.me.id:
+        if self.is_mine():
             self._store.delete(self._key)
 
     def _refuse(self) -> None:
@@ -107,9 +110,15 @@ class Lease:
             )
 
     def written(self) -> Owner | None:
-        """Who wrote it last, however long ago; None if it is not there."""
-        content = self._store.read(self._key)
-        return None if content is None else Owner(**json.loads(content))
+        """Who wrote it last, however long ago; None if it is not there, or nobody can read it."""
+        return self._written(self._store)
+
+    def _written(self, store: ObjectStore) -> Owner | None:
+        content = store.read(self._key)
+        try:
+            return None if content is None else Owner(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
 
 
 def lease_of(mirror: Mirror, folder: Path) -> Lease:

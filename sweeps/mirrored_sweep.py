@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from ractd_core.files import read_json, sha256, write_json
-from sweeps.background import beside
+from sweeps.background import beside, repeatedly
 from sweeps.ending import INTERRUPT
 from sweeps.lease import BEAT, LEASE, Lease, Owner, lease_of
 from sweeps.ledger import RECORD
@@ -41,7 +40,6 @@ _STUDIES = "studies"
 _AT_ONCE = 8
 _LOOK = 1.0
 """Seconds between two looks whether this driver was told to end, for its lease to say so."""
-_TAKEN_OVER = "another driver has taken the sweep over"
 _log = logging.getLogger(__name__)
 
 
@@ -128,47 +126,55 @@ def driving(folder: Path) -> Iterator[None]:
     lease, sweep = lease_of(mirror, folder), _Sweep(mirror, folder)
     lease.take()
     try:
-        sweep.pull(driver=True)
-        with beside(partial(_keep, lease, sweep)):
-            yield
-        sweep.push(patient=True)
+        # However long anything is on its way, the lease is renewed.
+        with beside(repeatedly(_Hold(lease, sweep).look, min(_LOOK, BEAT))):
+            sweep.pull(driver=True)
+            exchange = partial(mirror.quietly, partial(sweep.exchange, lease))
+            with beside(repeatedly(exchange, BEAT)):
+                yield
+            if lease.is_mine(patient=True):
+                sweep.push(patient=True)
     except BaseException:
         # An error or Ctrl-C: whoever looks is to see how far it came, if that can be done now.
-        with suppress(StoreAwayError):
-            sweep.push()
+        with suppress(OSError):
+            if lease.is_mine():
+                sweep.push()
         raise
     finally:
         with suppress(StoreAwayError):
             lease.release()
 
 
-def _keep(lease: Lease, sweep: _Sweep, over: threading.Event) -> None:
-    beat = partial(_beat, lease, sweep)
-    due = time.monotonic() + BEAT
-    while not over.wait(min(BEAT, _LOOK)):
-        ending = (sweep.folder / INTERRUPT).exists()
-        if ending == lease.me.ending and time.monotonic() < due:
-            continue
-        due = time.monotonic() + BEAT
-        reason = sweep.mirror.quietly(partial(beat, ending))
-        if reason:
-            _log.warning("%s; this driver ends", reason)
-            # As Ctrl-C would, in the main thread.
-            os.kill(os.getpid(), signal.SIGTERM)
-            if reason == _TAKEN_OVER:
-                return
+class _Hold:
+    """A driver's hold on its lease, which it renews until it has lost it."""
+
+    def __init__(self, lease: Lease, sweep: _Sweep) -> None:
+        self._lease, self._sweep = lease, sweep
+        self._due, self._lost = time.monotonic() + BEAT, False
+
+    def look(self) -> None:
+        """Renew the lease if that is due, or at once if this driver was told to end.
+
+        Interrupts this process if somebody else has taken over or asks it to stop.
+        """
+        ending = (self._sweep.folder / INTERRUPT).exists()
+        early = time.monotonic() < self._due and ending == self._lease.me.ending
+        if self._lost or early:
+            return
+        if not self._lease.is_mine():
+            self._lost = True
+            _end("another driver has taken the sweep over")
+            return
+        self._lease.renew(ending=ending)
+        self._due = time.monotonic() + BEAT
+        if self._sweep.stop_requested(self._lease.me):
+            _end("asked to stop from another machine")
 
 
-def _beat(lease: Lease, sweep: _Sweep, ending: bool) -> str | None:
-    """Renew, push and pull; why the driver must end, None if it need not."""
-    if not lease.is_mine():
-        return _TAKEN_OVER
-    lease.renew(ending=ending)
-    if sweep.stop_requested(lease.me):
-        return "asked to stop from another machine"
-    sweep.push()
-    sweep.pull_finished(sweep.mirror.store)
-    return None
+def _end(reason: str) -> None:
+    """As Ctrl-C would, in the main thread."""
+    _log.warning("%s; this driver ends", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Sweep:
@@ -229,15 +235,27 @@ class _Sweep:
         synced = self._synced()
         for name in self._own() if names is None else names:
             path = self.folder / name
-            digest = sha256(path)
-            if self._pushed.get(name) == digest:
-                continue
-            store.upload(path, f"{self._base}/{name}")
+            try:
+                digest = sha256(path)
+                if self._pushed.get(name) == digest:
+                    continue
+                store.upload(path, f"{self._base}/{name}")
+            except FileNotFoundError:
+                continue  # Optuna's lock, say, which comes and goes.
             changed = store.changed(f"{self._base}/{name}")
             if changed is not None:
                 synced[name] = changed
             self._pushed[name] = digest
             write_json(self.folder / _SYNCED, synced)
+
+    def exchange(self, lease: Lease) -> None:
+        """Put what this driver has written and bring what others have, if it is still the one.
+
+        It may have been cut off from the store since its lease was last renewed.
+        """
+        if lease.is_mine():
+            self.push()
+            self.pull_finished(self.mirror.store)
 
     def stop_requested(self, me: Owner) -> bool:
         """Whether this very driver has been asked to stop."""

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sweeps.mirrored_sweep import bring_finished, changing_spec, driving, reques
 from sweeps.object_store import Entry, StoreAwayError, StoreUri, StoreUriError
 from sweeps.spec import SpecError, parse_spec
 from sweeps.stage_store import MODEL, StageRequest, StageStore
-from tests.sweeps.stores import URI, Machine
+from tests.sweeps.stores import URI, Faults, Machine
 
 KEY = key_of(["a trial"])
 SPEC = (
@@ -44,6 +45,15 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
     """Machines by name that share one store."""
     monkeypatch.setattr("sweeps.lease._SETTLE", 0.0)
     return lambda name: Machine(tmp_path / name, tmp_path / "bucket", monkeypatch)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a driver has been told to end, which it does not here; its beats are quick."""
+    monkeypatch.setattr("sweeps.mirrored_sweep.BEAT", 0.05)
+    told = threading.Event()
+    monkeypatch.setattr("sweeps.mirrored_sweep.os.kill", lambda pid, number: told.set())
+    return told
 
 
 def ledger(where: Machine) -> Ledger:
@@ -475,12 +485,9 @@ def test_what_a_killed_driver_could_not_put_is_kept_on_its_machine(machines: Mac
 
 
 def test_a_driver_that_is_asked_to_stop_or_taken_over_is_interrupted(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, ended: threading.Event
 ) -> None:
     here, there = machines("here"), machines("there")
-    monkeypatch.setattr("sweeps.mirrored_sweep.BEAT", 0.05)
-    killed = threading.Event()
-    monkeypatch.setattr("sweeps.mirrored_sweep.os.kill", lambda pid, number: killed.set())
     with here:
         path = SweepFolder(here.root, "one").path
         path.mkdir(parents=True)
@@ -488,11 +495,109 @@ def test_a_driver_that_is_asked_to_stop_or_taken_over_is_interrupted(
             owner = Lease(there.store, "sweeps/one/lease.json", "there").written()
             assert owner is not None
             request_stop(path, owner)
-            assert killed.wait(10)
-        killed.clear()
+            assert ended.wait(10)
+        ended.clear()
         with driving(path):
             Lease(there.store, "sweeps/one/lease.json", "there").renew()
-            assert killed.wait(10)
+            assert ended.wait(10)
+
+
+def test_a_driver_whose_disk_fails_and_whose_files_vanish_keeps_its_lease_and_is_heard(
+    machines: Machines, ended: threading.Event
+) -> None:
+    here, there = machines("here"), machines("there")
+    lease = Lease(there.store, "sweeps/one/lease.json", "there")
+    with here:
+        path = SweepFolder(here.root, "one").path
+        (path / ".synced.json").mkdir(parents=True)  # it cannot be written
+        with driving(path):
+            (path / "events.jsonl").write_text("1\n")
+            time.sleep(0.3)
+            assert here.faults.calls.count(("put", f"{here.store.root}/sweeps/one/events.jsonl"))
+            lock = threading.Thread(target=come_and_go, args=(path / "a.rename", ended))
+            lock.start()
+            owner = lease.written()
+            assert owner is not None
+            before = there.store.changed("sweeps/one/lease.json")
+            time.sleep(0.3)
+            assert there.store.changed("sweeps/one/lease.json") != before, "renewed"
+            request_stop(path, owner)
+            assert ended.wait(10)
+            lock.join()
+        (path / ".synced.json").rmdir()
+
+
+def come_and_go(path: Path, over: threading.Event) -> None:
+    while not over.is_set():
+        path.write_text("")
+        path.unlink()
+
+
+def test_a_lease_is_renewed_while_something_takes_long_to_arrive(
+    machines: Machines, ended: threading.Event
+) -> None:
+    here = machines("here")
+    key, arrived, begun = "sweeps/one/lease.json", threading.Event(), threading.Event()
+
+    class Slow(Faults):
+        def check(self, call: str, path: str) -> None:
+            super().check(call, path)
+            if path.endswith("events.jsonl"):
+                begun.set()
+                arrived.wait(10)
+
+    here.store.files.handler.faults = Slow()
+    with here:
+        path = SweepFolder(here.root, "one").path
+        path.mkdir(parents=True)
+        with driving(path):
+            (path / "events.jsonl").write_text("1\n")
+            assert begun.wait(10)
+            times = set()
+            for _ in range(20):
+                times.add(here.store.changed(key))
+                time.sleep(0.05)
+            arrived.set()
+    assert len(times) > 3
+
+
+@pytest.mark.parametrize("left", [b"{", b"[]", None], ids=str)
+def test_a_driver_whose_lease_is_damaged_or_gone_ends_and_another_may_begin(
+    machines: Machines, ended: threading.Event, left: bytes | None
+) -> None:
+    here, there = machines("here"), machines("there")
+    key = "sweeps/one/lease.json"
+    with here:
+        path = SweepFolder(here.root, "one").path
+        path.mkdir(parents=True)
+        with driving(path):
+            if left is None:
+                here.store.delete(key)
+            else:
+                here.store.write(key, left)
+            assert ended.wait(10)
+            lease = Lease(there.store, key, there.mirror.id)
+            lease.take()
+        assert lease.is_mine()
+
+
+@pytest.mark.parametrize("how", ["done", "killed"])
+def test_a_driver_that_was_taken_over_leaves_the_new_ones_files_alone(
+    machines: Machines, ended: threading.Event, how: str
+) -> None:
+    here, there = machines("here"), machines("there")
+    with here:
+        path = SweepFolder(here.root, "one").path
+        path.mkdir(parents=True)
+        with suppress(KeyboardInterrupt), driving(path):
+            Lease(there.store, "sweeps/one/lease.json", "there").renew()
+            there.store.write("sweeps/one/events.jsonl", b"the new one's")
+            (path / "events.jsonl").write_text("the old one's")
+            assert ended.wait(10)
+            time.sleep(0.2)
+            if how == "killed":
+                raise KeyboardInterrupt
+    assert there.store.read("sweeps/one/events.jsonl") == b"the new one's"
 
 
 def heard(where: Machine, seconds: float = 2.0) -> bool:
