@@ -11,13 +11,13 @@ import torch
 
 from ractd_core.config import Recipe
 from ractd_core.data.normalizer import Normalizers
-from ractd_core.data.store import load
 from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
 from sweeps.interruption import Notices
 from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.mirror import address_of, fetch, join, pull, push
+from sweeps.shared_data import load_shared
 from sweeps.spec_parts import StageResources
 from sweeps.stage_store import CHECKPOINT, MODEL, StageRequest, StageStore
 from sweeps.workers import Payload, Report, device, run_on_workers
@@ -88,7 +88,7 @@ def train_stage(payload: Payload, report: Report) -> None:
     join(payload["storage"])
     pull(folder)
     recipe = Recipe.model_validate(payload["recipe"])
-    data = load(parse_dataset_name(payload["dataset"]), payload["fingerprint"])
+    data = load_shared(folder, parse_dataset_name(payload["dataset"]), payload["fingerprint"])
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
     for path in parents.values():
         fetch(path)

@@ -37,6 +37,7 @@ from sweeps.progress import Progress
 from sweeps.ray_signals import heeding_sigterm
 from sweeps.requests import stage_requests
 from sweeps.search import StudySearch
+from sweeps.shared_data import bring_data, share_data
 from sweeps.shared_storage import check_shared
 from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
@@ -123,10 +124,15 @@ class Driver:
                 said = time.monotonic()
                 self.say(f"{name}: {line}")
 
+        known = read_json(self.folder.path / "sweep.json")["datasets"].get(str(name))
+        if known is not None:
+            bring_data(self.folder.storage, name, known)
         if ensure(name, self.spec.data.recipe(), progress=progress):
             self.say(f"{name}: got in {time.monotonic() - start:.0f} s")
         data = load(name)
         pin_data(self.folder, str(name), data.fingerprint)
+        if share_data(self.folder.storage, name, data.fingerprint):
+            self.say(f"{name}: put into the store, for nodes that have none")
         kind = origin_of(name).get("kind", "unrecorded origin")
         self.say(
             f"{name}: {data.transitions:,} transitions in {data.episodes:,} episodes, "

@@ -23,6 +23,7 @@ from sweeps.lease import TTL
 from sweeps.ledger import RECORD, Ledger
 from sweeps.object_store import ObjectStore, StoreAwayError, StoreUri
 from sweeps.search_space import Scalar
+from sweeps.shared_data import share_data
 from sweeps.spec import load_spec
 from sweeps.trial import run_trial
 from tests.sweeps.command import ractd
@@ -64,11 +65,11 @@ def store(line: Line) -> ObjectStore:
 
 @pytest.fixture
 def go_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Be another machine: a disk of its own, but for the data that all have."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    """Be another machine, with a disk of its own."""
 
     def go(name: str) -> None:
         monkeypatch.setenv("RACTD_HOME", str(tmp_path / name))
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / name / "datasets"))
 
     return go
 
@@ -79,6 +80,7 @@ def payload_on(storage: str, spec: Path) -> dict[str, Any]:
     folder = SweepFolder(check_storage(storage), checked.name)
     folder.freeze(checked)
     context = TaskContext(folder, checked, UMAZE, load(UMAZE).fingerprint)
+    share_data(folder.storage, UMAZE, context.fingerprint)
     return {"context": context.to_json(), "values": VALUES, "number": 0}
 
 
@@ -121,7 +123,6 @@ def test_a_trial_goes_on_from_machine_to_machine_over_a_line_that_is_cut(
     go_to("second")
     line.pause = 0.0
     steps.clear()
-    payload = payload_on(URI, spec)
     with cut_now_and_then(line, up=1.0, down=0.5):
         run_trial(payload, lambda row: steps.append(row["step"]))
     assert line.cuts > 0
