@@ -17,6 +17,7 @@ from ractd_core.training import Metrics, Trainer
 from sweeps.interruption import Notices
 from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.mirror import address_of, fetch, join, pull, push
+from sweeps.mirrored_sweep import want
 from sweeps.shared_data import load_shared
 from sweeps.spec_parts import StageResources
 from sweeps.stage_store import CHECKPOINT, MODEL, StageRequest, StageStore
@@ -67,6 +68,7 @@ def ensure_stage(
             "sweep": scratch.parent.name,
         }
 
+    want(scratch.parent, [request.name])
     return store.ensure(request, build, wait=wait)
 
 

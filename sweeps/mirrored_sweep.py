@@ -12,13 +12,14 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from ractd_core.files import read_json, sha256, write_json
+from ractd_core.files import read_json, sha256, write_json, write_text
 from sweeps.background import beside, repeatedly
 from sweeps.ending import INTERRUPT
 from sweeps.lease import BEAT, LEASE, Lease, Owner, lease_of
@@ -29,10 +30,12 @@ from sweeps.object_store import Entry, ObjectStore, StoreAwayError
 MANIFEST = "manifest.json"
 _SYNCED = ".synced.json"
 _STOP = "stop-requested"
+_WANTED = "wanted"
+"""Where a sweep has an empty object for each stage that it has asked for, by the stage's name."""
 _ELSEWHERE = frozenset(
     {
         *("trials", "rows", "confirmations", "ray", "job", "trackers"),
-        *(LEASE, INTERRUPT, _STOP, _SYNCED),
+        *(LEASE, INTERRUPT, _STOP, _SYNCED, _WANTED),
     }
 )
 """What lies in a sweep's folder and is not the driver's own."""
@@ -65,6 +68,18 @@ def bring_finished(folder: Path) -> None:
     mirror = mirror_of(folder)
     if mirror is not None:
         _Sweep(mirror, folder).pull_finished(mirror.patient)
+
+
+def want(folder: Path, stages: Iterable[str]) -> None:
+    """Let whoever reads the sweep know which stages are its own. Waits while the store is away."""
+    mirror = mirror_of(folder)
+    if mirror is None:
+        return
+    for name in stages:
+        mark = folder / _WANTED / name
+        if not mark.exists():
+            mirror.patient.write(mirror.key(mark), b"")
+            write_text(mark, "")
 
 
 @contextmanager
@@ -195,13 +210,23 @@ class _Sweep:
         self.pull_finished(self.mirror.store)
 
     def pull_finished(self, store: ObjectStore) -> None:
-        """Bring records and stages here that are not, without models, and the running ones."""
+        """Bring the sweep's records and stages here that are not, without models, and the rest.
+
+        That is what there is of those that run or are being built.
+        """
+        entries = store.list(self._base)
+        marks = f"{self._base}/{_WANTED}/"
+        wanted = {e.key.removeprefix(marks) for e in entries if e.key.startswith(marks)}
+        # A bucket has the stages of all sweeps; of those that are here nothing changes any more.
+        stages = self.mirror.root / "stages"
+        missing = sorted(name for name in wanted if not (stages / name / MANIFEST).exists())
+        places = [f"stages/{where}{name}" for name in missing for where in ("", ".building/")]
         units: dict[Path, list[Entry]] = defaultdict(list)
-        for entry in [*store.list(self._base), *store.list("stages")]:
-            unit = self.mirror.unit(self.mirror.root / entry.key)
-            if unit is not None:
-                units[unit].append(entry)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for entry in chain(entries, *pool.map(store.list, places)):
+                unit = self.mirror.unit(self.mirror.root / entry.key)
+                if unit is not None:
+                    units[unit].append(entry)
             for _ in pool.map(lambda unit: self._pull_unit(unit[0], unit[1], store), units.items()):
                 pass
 

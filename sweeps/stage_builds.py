@@ -23,6 +23,7 @@ from sweeps.interruption import PreemptedError, heed_sigterm, making_room
 from sweeps.layout import SweepFolder, storage_path
 from sweeps.messages import log_to
 from sweeps.mirror import address_of, refresh
+from sweeps.mirrored_sweep import want
 from sweeps.progress import Progress
 from sweeps.requests import describe
 from sweeps.stage_store import CHECKPOINT, BusyError, StageRequest
@@ -62,6 +63,7 @@ class StageBuilds:
         """
         find = self._folder.store.find
         wanted = {request.name: request for request in requests}
+        want(self._folder.path, wanted)
         missing = [request for request in wanted.values() if find(request.name) is None]
         if len(missing) < len(wanted):
             self._say(f"{kind}: {len(wanted) - len(missing)} of {len(wanted)} in the store")

@@ -26,7 +26,7 @@ from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 from sweeps.lease import Lease, LeaseHeldError
 from sweeps.ledger import RECORD, Ledger
 from sweeps.mirror import bring, commit, drop_models, fetch, open_mirror, pull, push, share, winner
-from sweeps.mirrored_sweep import bring_finished, changing_spec, driving, request_stop
+from sweeps.mirrored_sweep import bring_finished, changing_spec, driving, request_stop, want
 from sweeps.object_store import Entry, StoreAwayError, StoreUri, StoreUriError
 from sweeps.spec import SpecError, parse_spec
 from sweeps.stage_store import MODEL, StageRequest, StageStore
@@ -393,6 +393,34 @@ def test_a_stage_that_is_brought_back_before_its_builder_has_moved_it_is_no_erro
         manifest = store.ensure(request(), build("one"))
         assert store.find(request().name) == manifest
         assert store.path(request().name).read_text() == "one"
+
+
+def test_of_a_buckets_stages_a_sweep_looks_at_its_own_and_only_until_they_are_here(
+    machines: Machines,
+) -> None:
+    here, there = machines("here"), machines("there")
+    mine, name = request(), request().name
+    other = StageRequest("reward", mine.recipe, mine.dataset, mine.fingerprint)
+    with here:
+        store = StageStore(here.root / "stages")
+        building = store.building(name)
+        append_row(building / "metrics.jsonl", {"step": 1})
+        push(building)
+        store.ensure(other, build("another sweep's"))
+        want(SweepFolder(here.root, "one").path, [name])
+    with there:
+        path = SweepFolder(there.root, "one").path
+        bring_finished(path)
+        assert read_rows(there.root / "stages" / ".building" / name / "metrics.jsonl")
+    with here:
+        store.ensure(mine, build("its own"))
+    with there:
+        bring_finished(path)
+        assert (there.root / "stages" / name / "manifest.json").exists()
+        assert not (there.root / "stages" / other.name).exists()
+        there.faults.calls.clear()
+        bring_finished(path)
+    assert there.faults.calls == [("list", f"{there.store.root}/sweeps/one")]
 
 
 def test_models_that_are_dropped_are_gone_everywhere(machines: Machines) -> None:
