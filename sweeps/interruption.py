@@ -1,9 +1,8 @@
 """Why what trains in this process is to make room, and how it does: from a checkpoint it goes on.
 
 Three notices count: the sweep's driver ends and asks through the storage (through its lease where
-that is an object store), this process gets a SIGTERM, or Ray drains its node, as it does before a
-spot instance is taken away. Training looks for them between two steps
-(:meth:`ractd_core.training.Trainer.run`).
+that is an object store), this process gets a SIGTERM, or Ray drains its node. Training looks for
+them between two steps (:meth:`ractd_core.training.Trainer.run`).
 """
 
 from __future__ import annotations
