@@ -217,7 +217,9 @@ def _described(
             raise JobError(f"{cluster} is for backend {place.backend}, --backend says {backend}")
         return place
     if backend == "local":
-        return LocalPlace(root=Path(storage) / "sweeps")
+        # A job's folder is this machine's, wherever its records go.
+        root = home() / "jobs" / "local" if "://" in storage else Path(storage) / "sweeps"
+        return LocalPlace(root=root)
     if backend == "ray" or (backend is None and address):
         if address is None:
             raise JobError("backend ray needs --address http://HOST:8265, the cluster's dashboard")

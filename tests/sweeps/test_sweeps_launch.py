@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from sweeps.cli_cluster import job_of
+from cluster import LocalPlace
+from sweeps.cli_cluster import _place, job_of
 from sweeps.layout import SweepFolder
 from sweeps.spec import load_spec
 from sweeps.versions import versions
@@ -98,3 +99,17 @@ def test_rendering_for_a_cluster_shows_the_command_and_asks_nobody(
     assert command == f"-u -m sweeps.launch spec.yaml {tmp_path / 'here'}"
     assert "sweeps" in request["working_dir"]
     assert not project_home.exists()
+
+
+def test_a_local_jobs_folder_is_on_this_machine_though_its_storage_is_not(
+    tiny: Callable[..., Path], project_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, where = _place("local", None, None, "s3://bucket/prefix")
+    assert where == "s3://bucket/prefix"
+    assert isinstance(place, LocalPlace)
+    assert place.root == project_home / "jobs" / "local"
+    place, where = _place("local", None, None, "here")
+    assert isinstance(place, LocalPlace)
+    assert place.root == tmp_path / "here" / "sweeps"
+    assert where == str(tmp_path / "here")
