@@ -29,6 +29,7 @@ from ractd_core.files import home, write_text
 from sweeps.cli_errors import user_errors
 from sweeps.cli_plan import plan
 from sweeps.layout import default_storage
+from sweeps.object_store import StoreUri, StoreUriError
 from sweeps.preflight import PASSED
 from sweeps.spec import SweepSpec, dump_spec, load_spec
 from sweeps.versions import versions
@@ -213,6 +214,11 @@ def _described(
         if isinstance(raw, dict) and raw.get("backend") in ("ray", "vm"):
             raw = {"root": _submitted(), **raw}
         place = _parse_place(raw, str(cluster))
+        if place.storage is not None:
+            try:
+                _absolute(place.storage)
+            except StoreUriError as error:
+                raise JobError(f"{cluster}: storage: {error}") from error
         if backend not in (None, place.backend):
             raise JobError(f"{cluster} is for backend {place.backend}, --backend says {backend}")
         return place
@@ -230,8 +236,14 @@ def _described(
 
 
 def _absolute(storage: str) -> str:
-    """As it is from anywhere: a job runs in a folder of its own."""
-    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    """As it is from anywhere: a job runs in a folder of its own.
+
+    Raises StoreUriError for a URI that cannot be one, or holds credentials: a job's command is
+    written down and shown.
+    """
+    if "://" in storage:
+        return str(StoreUri.parse(storage))
+    return str(Path(storage).expanduser().absolute())
 
 
 def _python(place: AnyPlace) -> str:

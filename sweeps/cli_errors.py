@@ -24,6 +24,7 @@ def user_errors() -> Iterator[None]:
     from ractd_core.tasks import TaskError
     from sweeps.layout import StorageError
     from sweeps.lease import LeaseHeldError
+    from sweeps.object_store import StoreUriError
     from sweeps.preflight import PreflightError
     from sweeps.spec import SpecError
     from sweeps.trackers.protocol import TrackerError
@@ -31,7 +32,7 @@ def user_errors() -> Iterator[None]:
     known = (
         *(SpecError, StorageError, JobError, TaskError),
         *(DataError, RecordError, PicturesError, FileError, TrackerError),
-        *(LeaseHeldError, PreflightError),
+        *(LeaseHeldError, PreflightError, StoreUriError),
     )
     try:
         with _interrupts_arrive():

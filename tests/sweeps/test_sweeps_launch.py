@@ -113,3 +113,33 @@ def test_a_local_jobs_folder_is_on_this_machine_though_its_storage_is_not(
     assert isinstance(place, LocalPlace)
     assert place.root == tmp_path / "here" / "sweeps"
     assert where == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        ("s3://AKIA:hunter2@bucket/p", "holds credentials"),
+        ("s3://bucket/p?secret_key=hunter2", "holds credentials"),
+        ("gs://hunter2/p", "gs:// is not supported"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["render", "submit"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_storage_with_credentials_goes_nowhere(
+    tiny: Callable[..., Path],
+    project_home: Path,
+    tmp_path: Path,
+    storage: str,
+    told: str,
+    verb: str,
+    in_file: bool,
+) -> None:
+    address = "http://127.0.0.1:1"
+    file = tmp_path / "my-cluster.yaml"
+    file.write_text(json.dumps({"backend": "ray", "address": address, "storage": storage}))
+    where = ("--cluster", str(file)) if in_file else ("--address", address, "--storage", storage)
+    out = ractd("cluster", verb, str(tiny()), *where, code=2)
+    assert told in " ".join(out.split())
+    assert "hunter2" not in out
+    assert not in_file or str(file) in out.replace("\n", "")
+    assert not project_home.exists()
