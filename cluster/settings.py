@@ -13,8 +13,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from cluster.protocol import Backend, Job, JobError
 
 _SECRET = re.compile(
-    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|KEY|PWD)(_|$)", re.IGNORECASE
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|KEY|PWD|PAT)(_|$)|APIKEY|(^|_)AUTH$",
+    re.IGNORECASE,
 )
+_HOLDS_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s]*@|[?&;]\w*password=", re.IGNORECASE)
+"""A URL that does: ``postgresql://me:word@host/db``."""
 
 _FOLDERS = ("RACTD_HOME", "MINARI_DATASETS_PATH")
 CAPACITY = "RACTD_CLUSTER_CAPACITY"
@@ -34,14 +37,14 @@ def _absolute(path: str) -> str:
 
 
 def _not_secret(values: dict[str, str]) -> dict[str, str]:
-    for name in values:
-        if _SECRET.search(name):
+    for name, value in values.items():
+        if _SECRET.search(name) or _HOLDS_PASSWORD.search(value):
             raise ValueError(
                 f"{name} looks like a secret, which must not lie in a file: name it under "
                 "'secrets' where the place has that, or set it where the nodes are started"
             )
-        if name in _FOLDERS and not values[name].startswith("/"):
-            raise ValueError(f"{name} is {values[name]!r}, expected an absolute path on the nodes")
+        if name in _FOLDERS and not value.startswith("/"):
+            raise ValueError(f"{name} is {value!r}, expected an absolute path on the nodes")
     return values
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator
@@ -90,15 +90,16 @@ def _name(value: str) -> str:
 
 def _study(value: str) -> str:
     parts = urlsplit(value)
+    asked = parse_qsl(parts.query, keep_blank_values=True)
+    if parts.password is not None or any("password" in name.lower() for name, _ in asked):
+        raise ValueError(
+            "the URL holds a password, which would lie on the storage for all to read; leave it "
+            "out and give it in the environment (PGPASSWORD) or in ~/.pgpass"
+        )
     if value != "journal" and parts.scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise ValueError(
             f"{value!r} is neither journal nor a database's URL such as sqlite:////shared/study.db "
             "or postgresql://host/database"
-        )
-    if parts.password is not None:
-        raise ValueError(
-            "the URL holds a password, which would lie on the storage for all to read; leave it "
-            "out and give it in the environment (PGPASSWORD) or in ~/.pgpass"
         )
     return value
 

@@ -232,12 +232,34 @@ def test_a_place_names_every_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["AWS_ACCESS_KEY_ID", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "my_secret", "DB_PASSWORD"]
+    ("name", "value"),
+    [
+        *((name, "hunter2") for name in ("AWS_ACCESS_KEY_ID", "WANDB_API_KEY", "RAY_AUTH_TOKEN")),
+        *((name, "hunter2") for name in ("my_secret", "DB_PASSWORD", "APIKEY", "OPENAI_APIKEY")),
+        *((name, "hunter2") for name in ("GITHUB_PAT", "PROXY_AUTH")),
+        ("DB_URL", "postgresql://me:hunter2@host/db"),
+        ("DB_URL", "postgresql://host/db?user=me&password=hunter2"),
+    ],
 )
-def test_a_secret_is_not_taken_into_a_jobs_environment(name: str) -> None:
-    raw = {"backend": "ray", "address": "http://h:1", "root": "/here", "environment": {name: "x"}}
-    with pytest.raises(JobError, match=f"{name} looks like a secret"):
+def test_a_secret_is_not_taken_into_a_jobs_environment(name: str, value: str) -> None:
+    raw = {"backend": "ray", "address": "http://h:1", "root": "/here", "environment": {name: value}}
+    with pytest.raises(JobError, match=f"{name} looks like a secret") as caught:
         parse_place(raw, "my.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("PATH", "/bin:/usr/bin"), ("RAY_AUTH_MODE", "token"), ("AUTHOR", "me")),
+        *(("DB_URL", "postgresql://me@host:5432/db"), ("MIRROR", "http://host:80/p?a=b")),
+    ],
+)
+def test_what_is_no_secret_is_taken(name: str, value: str) -> None:
+    raw = {"backend": "ray", "address": "http://h:1", "root": "/here", "environment": {name: value}}
+    place = parse_place(raw, "my.yaml")
+    assert isinstance(place, RayPlace)
+    assert place.environment == {name: value}
 
 
 def test_rendering_is_the_request_and_asks_nobody() -> None:

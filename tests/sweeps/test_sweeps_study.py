@@ -333,6 +333,10 @@ def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ("mysql://host/db", "neither journal nor"),
         ("study.db", "neither journal nor"),
         ("postgresql://me:secret@host/db", "the URL holds a password"),
+        ("mysql://me:secret@host/db", "the URL holds a password"),
+        ("postgresql://host/db?user=me&password=secret", "the URL holds a password"),
+        ("postgresql://host/db?%70assword=secret", "the URL holds a password"),
+        ("postgresql://host/db?sslpassword=secret", "the URL holds a password"),
     ],
 )
 def test_other_addresses_and_passwords_are_refused(url: str, problem: str) -> None:
