@@ -17,10 +17,12 @@ import pytest
 from ractd_core.data.generate import LocalRecipe, make_local
 from ractd_core.data.store import load
 from ractd_core.tasks import parse_dataset_name
+from sweeps.interruption import making_room
 from sweeps.jsonl import Row, read_rows
 from sweeps.layout import CURVE, SweepFolder, TaskContext, check_storage, open_sweep
-from sweeps.lease import TTL
+from sweeps.lease import TTL, lease_of
 from sweeps.ledger import RECORD, Ledger
+from sweeps.mirror import mirror_of, open_mirror
 from sweeps.object_store import ObjectStore, StoreAwayError, StoreUri
 from sweeps.search_space import Scalar
 from sweeps.shared_data import share_data
@@ -140,6 +142,42 @@ def test_a_trial_goes_on_from_machine_to_machine_over_a_line_that_is_cut(
     kinds = sorted(key.split("/")[1].split("-")[0] for key in keys if "manifest.json" in key)
     assert kinds == ["reward", "teacher"], "each built once"
     assert not [key for key in keys if "/running/" in key or "checkpoint" in key]
+
+
+def test_a_trial_makes_room_for_a_driver_of_another_machine_that_ends(
+    line: Line,
+    store: ObjectStore,
+    go_to: Callable[[str], None],
+    tiny: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sweeps.interruption._ASK_EVERY", 0.05)
+    go_to("driver")
+    payload = payload_on(URI, tiny())
+    mirror = mirror_of(open_mirror(URI))
+    assert mirror is not None
+    lease = lease_of(mirror, mirror.root / "sweeps" / "tiny")
+    lease.take()
+
+    go_to("node")
+    steps: list[int] = []
+
+    def told(row: Row) -> None:
+        steps.append(row["step"])
+        lease.renew(ending=row["step"] == 10)
+        time.sleep(1.0)
+
+    with making_room(trial_folder(payload).parents[1]):
+        run_trial(payload, told)
+    assert steps == [10], "it ends between two scores"
+    lease.release()
+    assert not [entry.key for entry in store.list("") if entry.key.endswith(RECORD)]
+
+    go_to("third")
+    steps.clear()
+    run_trial(payload, lambda row: steps.append(row["step"]))
+    assert steps == [10, 20, 30], "the first of them as it was"
+    assert [row["step"] for row in read_rows(trial_folder(payload) / CURVE)] == [10, 20, 30]
 
 
 def test_nothing_secret_is_written_anywhere(

@@ -104,9 +104,10 @@ def test_a_folder_as_storage_has_no_need_of_it(go: Go, tmp_path: Path) -> None:
 
 
 def test_a_driver_that_goes_on_elsewhere_has_the_first_ones_data(
-    go: Go, tiny: Callable[..., Path]
+    go: Go, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, said = load_spec(str(tiny())), []
+    spec = load_spec(str(tiny()))
+    said: list[str] = []
     for name in ("first", "second"):
         with go(name) as machine:
             folder = SweepFolder(machine.root, "tiny")
@@ -115,7 +116,7 @@ def test_a_driver_that_goes_on_elsewhere_has_the_first_ones_data(
             if not about.exists():
                 write_json(about, {"name": "tiny", "datasets": {}})
             driver = Driver(folder)
-            driver.say = said.append
+            monkeypatch.setattr(driver, "say", said.append)
             fingerprint = driver._prepare_data(0).fingerprint
             machine.store.upload(about, "sweeps/tiny/sweep.json")
     assert load(UMAZE).fingerprint == fingerprint
