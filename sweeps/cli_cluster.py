@@ -199,8 +199,18 @@ def _place(
     """The place, and the storage: as told, else the place's, else this machine's."""
     place = _described(backend, address, cluster, _absolute(storage or str(default_storage())))
     where = _absolute(storage or place.storage or str(default_storage()))
+    _check_uri(where)
     place.check_storage(where)
     return place, where
+
+
+def _check_uri(storage: str) -> None:
+    """Raise StoreUriError for a URI that cannot be one, or holds credentials.
+
+    A job's command is written down and shown.
+    """
+    if "://" in storage:
+        StoreUri.parse(storage)
 
 
 def _described(
@@ -216,7 +226,7 @@ def _described(
         place = _parse_place(raw, str(cluster))
         if place.storage is not None:
             try:
-                _absolute(place.storage)
+                _check_uri(place.storage)
             except StoreUriError as error:
                 raise JobError(f"{cluster}: storage: {error}") from error
         if backend not in (None, place.backend):
@@ -236,14 +246,8 @@ def _described(
 
 
 def _absolute(storage: str) -> str:
-    """As it is from anywhere: a job runs in a folder of its own.
-
-    Raises StoreUriError for a URI that cannot be one, or holds credentials: a job's command is
-    written down and shown.
-    """
-    if "://" in storage:
-        return str(StoreUri.parse(storage))
-    return str(Path(storage).expanduser().absolute())
+    """As it is from anywhere: a job runs in a folder of its own."""
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
 def _python(place: AnyPlace) -> str:
