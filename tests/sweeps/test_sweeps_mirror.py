@@ -542,7 +542,9 @@ def test_a_driver_whose_disk_fails_and_whose_files_vanish_keeps_its_lease_and_is
             (path / "events.jsonl").write_text("1\n")
             time.sleep(0.3)
             assert here.faults.calls.count(("put", f"{here.store.root}/sweeps/one/events.jsonl"))
-            lock = threading.Thread(target=come_and_go, args=(path / "a.rename", ended))
+            lock = threading.Thread(
+                target=come_and_go, args=(path / "a.rename", ended), daemon=True
+            )
             lock.start()
             owner = lease.written()
             assert owner is not None
