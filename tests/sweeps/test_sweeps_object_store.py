@@ -20,15 +20,17 @@ from ractd_core.tasks import parse_dataset_name
 from sweeps.interruption import making_room
 from sweeps.jsonl import Row, read_rows
 from sweeps.layout import CURVE, SweepFolder, TaskContext, check_storage, open_sweep
-from sweeps.lease import TTL, lease_of
+from sweeps.lease import TTL, Lease, lease_of
 from sweeps.ledger import RECORD, Ledger
 from sweeps.mirror import mirror_of, open_mirror
 from sweeps.object_store import ObjectStore, StoreAwayError, StoreUri
 from sweeps.search_space import Scalar
 from sweeps.shared_data import share_data
 from sweeps.spec import load_spec
+from sweeps.stage_store import CHECKPOINT
 from sweeps.trial import run_trial
 from tests.sweeps.command import ractd
+from tests.sweeps.conftest import TINY
 from tests.sweeps.object_server import Line, cut_now_and_then, s3_server
 
 pytestmark = pytest.mark.slow
@@ -322,3 +324,40 @@ def test_a_sweep_whose_machine_is_lost_goes_on_from_an_empty_one(
     folder = open_sweep(URI, "tiny")
     assert records(folder.trials) == expected
     assert len(list(folder.rows)) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.failures
+def test_a_driver_that_is_terminated_says_so_in_the_store_and_leaves_its_trials_checkpoint_there(
+    line: Line,
+    store: ObjectStore,
+    go_to: Callable[[str], None],
+    tiny: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log.txt"
+    student = {"optim": {"steps": 600, "batch_size": 16}, "reward_states": 4}
+    recipe = {**TINY["recipe"], "student": student}
+    evaluation = {**TINY["evaluation"], "every": 200}
+    spec = tiny(recipe=recipe, evaluation=evaluation, pruner={"kind": "none"})
+    go_to("first")
+    driver = launch(spec, URI, log)
+
+    def wait_for(moment: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 450
+        while not moment():
+            assert driver.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.1)
+
+    def running(name: str) -> list[str]:
+        return [e.key for e in store.list("sweeps/tiny/trials") if e.key.endswith(name)]
+
+    lease = Lease(store, "sweeps/tiny/lease.json", "nobody's")
+    wait_for(lambda: running(CURVE))
+    driver.send_signal(signal.SIGTERM)
+    wait_for(lambda: (owner := lease.written()) is not None and owner.ending)
+    assert driver.wait(120) == 130, log.read_text()
+    assert lease.written() is None, "released"
+    assert running(CHECKPOINT)
+    assert "Traceback" not in log.read_text()
