@@ -11,6 +11,7 @@ import torch
 
 from ractd_core.config import Recipe
 from ractd_core.data.normalizer import Normalizers
+from ractd_core.data.store import load
 from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
@@ -18,7 +19,7 @@ from sweeps.interruption import Notices
 from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.mirror import address_of, fetch, join, pull, push
 from sweeps.mirrored_sweep import want
-from sweeps.shared_data import load_shared
+from sweeps.shared_data import bring_data
 from sweeps.spec_parts import StageResources
 from sweeps.stage_store import CHECKPOINT, MODEL, StageRequest, StageStore
 from sweeps.workers import Payload, Report, device, run_on_workers
@@ -90,7 +91,9 @@ def train_stage(payload: Payload, report: Report) -> None:
     join(payload["storage"])
     pull(folder)
     recipe = Recipe.model_validate(payload["recipe"])
-    data = load_shared(folder, parse_dataset_name(payload["dataset"]), payload["fingerprint"])
+    dataset, fingerprint = parse_dataset_name(payload["dataset"]), payload["fingerprint"]
+    bring_data(folder, dataset, fingerprint)
+    data = load(dataset, fingerprint)
     parents = {kind: Path(path) for kind, path in payload["parents"].items()}
     for path in parents.values():
         fetch(path)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ractd_core.data.flat import FlatDataset
-from ractd_core.data.store import folder_of, is_present, load, locked, new_dataset
+from ractd_core.data.store import folder_of, is_present, locked, new_dataset
 from ractd_core.tasks import DatasetName
 from sweeps.mirror import mirror_of
 
@@ -54,12 +53,6 @@ def bring_data(storage: Path, name: DatasetName, fingerprint: str) -> None:
             for key in keys:
                 target = staging / name.minari_id / "data" / key.removeprefix(base)
                 mirror.patient.download(key, target)
-
-
-def load_shared(storage: Path, name: DatasetName, fingerprint: str) -> FlatDataset:
-    """The dataset, brought here if need be; raises as :func:`~ractd_core.data.store.load`."""
-    bring_data(storage, name, fingerprint)
-    return load(name, fingerprint)
 
 
 def _base(fingerprint: str) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from ractd_core.bench import plan_latency
 from ractd_core.data.flat import FlatDataset
+from ractd_core.data.store import load
 from ractd_core.diagnostics import diagnose
 from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_json
@@ -22,7 +23,7 @@ from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.layout import BEST, CURVE, EPISODES, STOP, TrialPlan, plan_of
 from sweeps.mirror import fetch, pull, push
 from sweeps.selection import best_point
-from sweeps.shared_data import load_shared
+from sweeps.shared_data import bring_data
 from sweeps.spec_parts import SELECTION_SEED
 from sweeps.stage_store import CHECKPOINT, MODEL
 from sweeps.workers import Payload, Report, device, failure_reason
@@ -78,7 +79,8 @@ def train_students(payload: Payload, report: Report) -> None:
     for path in parents.values():
         fetch(path)
     context = plan.context
-    data = load_shared(context.folder.storage, context.dataset, context.fingerprint)
+    bring_data(context.folder.storage, context.dataset, context.fingerprint)
+    data = load(context.dataset, context.fingerprint)
     done = played(plan.folder / EPISODES)
     for seed in plan.training_seeds:
         student = _Student(plan, seed, parents, data, device(), report)

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ractd_core.data.flat import DataError
 from ractd_core.data.generate import LocalRecipe, make_local
 from ractd_core.data.store import folder_of, load, origin_of
 from ractd_core.files import write_json
 from ractd_core.tasks import parse_dataset_name
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
-from sweeps.shared_data import bring_data, load_shared, share_data
+from sweeps.shared_data import bring_data, share_data
 from sweeps.spec import load_spec
 from tests.sweeps.stores import Machine
 
@@ -51,9 +50,8 @@ def test_a_node_without_data_has_the_drivers(go: Go) -> None:
     assert not share_data(here.root, UMAZE, fingerprint)
     assert {call for call, _ in here.faults.calls} == {"info"}, "not put again"
     there = go("there")
-    found = load_shared(there.root / "stages" / "a", UMAZE, fingerprint)
-    assert found.fingerprint == fingerprint
-    assert np.array_equal(found.rewards, rewards)
+    bring_data(there.root / "stages" / "a", UMAZE, fingerprint)
+    assert np.array_equal(load(UMAZE, fingerprint).rewards, rewards)
     assert origin_of(UMAZE) == origin
 
 
@@ -79,8 +77,7 @@ def test_data_of_which_only_a_part_was_put_are_not_there(go: Go) -> None:
     fingerprint = shared(here)
     here.store.delete(f"datasets/{fingerprint}/metadata.json")
     there = go("there")
-    with pytest.raises(DataError, match="is not under"):
-        load_shared(there.root, UMAZE, fingerprint)
+    bring_data(there.root, UMAZE, fingerprint)
     assert not folder_of(UMAZE).exists()
 
 
@@ -89,8 +86,7 @@ def test_data_that_are_here_are_left_alone(go: Go) -> None:
     there = go("there")
     make_local(UMAZE, LocalRecipe(transitions=2500))
     own = load(UMAZE).fingerprint
-    with pytest.raises(DataError, match="was replaced"):
-        load_shared(there.root, UMAZE, fingerprint)
+    bring_data(there.root, UMAZE, fingerprint)
     assert load(UMAZE).fingerprint == own
 
 
@@ -99,8 +95,8 @@ def test_a_folder_as_storage_has_no_need_of_it(go: Go, tmp_path: Path) -> None:
     fingerprint = shared(here)
     assert not share_data(tmp_path / "plain", UMAZE, fingerprint)
     go("there")
-    with pytest.raises(DataError, match="is not under"):
-        load_shared(tmp_path / "plain", UMAZE, fingerprint)
+    bring_data(tmp_path / "plain", UMAZE, fingerprint)
+    assert not folder_of(UMAZE).exists()
 
 
 def test_a_driver_that_goes_on_elsewhere_has_the_first_ones_data(
