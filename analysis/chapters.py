@@ -16,6 +16,7 @@ from analysis.page import Chapter, Commands, Group, Section, table_section, text
 from analysis.panels import search_panels, sweep_groups
 from analysis.protocol import protocol_lines
 from analysis.records import Records
+from analysis.runs import diverged
 from analysis.summary import best_lines, failures_table, headlines
 from analysis.tables import (
     PUBLISHED,
@@ -110,6 +111,7 @@ def provenance(sweep: Records) -> Section:
     about = read_document(sweep.folder / "sweep.json").fields
     versions = about.get("versions")
     devices = sorted({str(name) for name in sweep.trials["device"].dropna()})
+    torn = int(sweep.sweeps["unreadable_events"].sum())
     lines = {
         "sweep": sweep.name,
         "started": sweep.created,
@@ -119,6 +121,11 @@ def provenance(sweep: Records) -> Section:
             for line in sweep.data.to_dict("records")
         },
         "trained on": ", ".join(devices) or "nothing yet",
+        **(
+            {"unreadable lines of events.jsonl": f"{torn}; no score is made from it"}
+            if torn
+            else {}
+        ),
         **(
             {str(name): str(version) for name, version in versions.items()}
             if isinstance(versions, dict)
@@ -146,11 +153,11 @@ def _diagnostics(sweep: Records) -> list[Section]:
 def _failures(failures: pd.DataFrame) -> list[Section]:
     if failures.empty:
         return []
-    diverged = failures["reason"].str.startswith("diverged")
+    collapsed = failures["reason"].map(diverged).astype(bool)
     counts = failures["count"].astype("int64")
     note = (
-        f"{counts[diverged].sum()} diverged: their training collapsed, which is a result of the "
-        f"search. {counts[~diverged].sum()} broke for a reason outside of it."
+        f"{counts[collapsed].sum()} diverged: their training collapsed, which is a result of the "
+        f"search. {counts[~collapsed].sum()} broke for a reason outside of it."
     )
     return [text_section("Failures", note, failures)]
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from analysis.document import RecordError, read_document
 from analysis.markdown import section_markdown
 from analysis.page import Section, text_section
 from analysis.records import Records, load
-from analysis.stats import bootstrap_mean
+from analysis.runs import row_scores, rows_that_count
+from analysis.stats import Estimate, bootstrap_mean
+from analysis.stats_tasks import DIVERGED, counted_score, paired_differences
 from analysis.summary import sharing_table
 from analysis.tables import MISSING
-from analysis.winners_again import spec_text
+from analysis.winners_again import read_spec
 
 _RESULTS_NOTE = (
-    "Scores of the final rows. The difference is that of episodes with equal seeds, with its 95 % "
-    "interval by bootstrap over these pairs; without pairs, of the means alone. It does not cover "
-    "the spread between training seeds."
+    "Scores of the final rows, means over the episodes that both have played with equal seeds. Of "
+    "two or more training seeds in common, the difference's 95 % interval is Student's over the "
+    "differences of equal training seeds; of one, it is by bootstrap over the episodes and does "
+    "not cover the spread between training seeds. Without pairs it is of the means alone. A "
+    f"training seed that diverged counts as {DIVERGED:g}."
 )
 
 
@@ -30,8 +35,9 @@ _RESULTS_NOTE = (
 class Difference:
     """One method on one dataset in both sweeps, the second less the first.
 
-    `low` and `high` bound the difference; None without episodes of equal seeds, of which there are
-    `pairs`.
+    `first` and `second` are means over the `pairs` of episodes of equal seeds, in `seeds` training
+    seeds; without any they are over all episodes, and `low` and `high`, which bound the difference,
+    are None.
     """
 
     dataset: str
@@ -42,6 +48,7 @@ class Difference:
     low: float | None
     high: float | None
     pairs: int
+    seeds: int
 
 
 def compare(storage: Path, first: str, second: str) -> str:
@@ -51,7 +58,7 @@ def compare(storage: Path, first: str, second: str) -> str:
     one, other = load(storage, [first]), load(storage, [second])
     sections = (
         _results(one, other),
-        _settings("Spec", _flat(_spec(one)), _flat(_spec(other)), one.name, other.name),
+        _settings("Spec", _flat(read_spec(one)), _flat(read_spec(other)), one.name, other.name),
         _settings("Versions", _versions(one), _versions(other), one.name, other.name),
         _settings("Cost", _cost(one), _cost(other), one.name, other.name),
     )
@@ -63,32 +70,50 @@ def compare(storage: Path, first: str, second: str) -> str:
 
 
 def differences(first: Records, second: Records) -> list[Difference]:
-    """Each method that both sweeps have a completed row of, by dataset."""
-    found = []
+    """Each method that both sweeps have a row with a score of, by dataset."""
     theirs = {(line["dataset"], line["method"]): line for line in _rows(second)}
-    for line in _rows(first):
-        other = theirs.get((line["dataset"], line["method"]))
-        if other is None:
-            continue
-        pairs = _episodes(first, line["key"]).merge(
-            _episodes(second, other["key"]), on=["training_seed", "seed"], suffixes=("", "_second")
-        )
-        same_data = line["fingerprint"] == other["fingerprint"]
-        apart = (pairs["score_second"] - pairs["score"]).to_numpy(dtype="float64")
-        estimate = bootstrap_mean(apart) if len(apart) and same_data else None
-        found.append(
-            Difference(
-                dataset=line["dataset"],
-                method=line["method"],
-                first=line["score"],
-                second=other["score"],
-                difference=estimate.value if estimate else other["score"] - line["score"],
-                low=estimate.low if estimate else None,
-                high=estimate.high if estimate else None,
-                pairs=len(apart) if estimate else 0,
-            )
-        )
-    return found
+    return [
+        _difference(first, line, second, theirs[line["dataset"], line["method"]])
+        for line in _rows(first)
+        if (line["dataset"], line["method"]) in theirs
+    ]
+
+
+def _difference(
+    first: Records, line: dict[Any, Any], second: Records, other: dict[Any, Any]
+) -> Difference:
+    ours, theirs = row_scores(first, line), row_scores(second, other)
+    pairs = _episodes(first, line["key"]).merge(
+        _episodes(second, other["key"]), on=["training_seed", "seed"], suffixes=("", "_second")
+    )
+    means = pairs.groupby("training_seed")[["score", "score_second"]].mean()
+    paired = dict(zip(means.index.tolist(), means.to_numpy().tolist(), strict=True))
+    common = {
+        # one that diverged has played nothing
+        seed: paired.get(seed, [ours[seed], theirs[seed]])
+        for seed in ours.keys() & theirs.keys()
+        if seed in paired or math.isnan(ours[seed]) or math.isnan(theirs[seed])
+    }
+    estimate: Estimate | None = None
+    if common and line["fingerprint"] == other["fingerprint"]:
+        ours = {seed: one for seed, (one, _) in common.items()}
+        theirs = {seed: two for seed, (_, two) in common.items()}
+        if len(common) > 1:
+            [estimate] = paired_differences({"": theirs}, {"": ours}).values()
+        elif len(pairs):
+            estimate = bootstrap_mean((pairs["score_second"] - pairs["score"]).to_numpy("float64"))
+    one, two = (fmean(map(counted_score, scores.values())) for scores in (ours, theirs))
+    return Difference(
+        dataset=line["dataset"],
+        method=line["method"],
+        first=one,
+        second=two,
+        difference=two - one,
+        low=estimate.low if estimate else None,
+        high=estimate.high if estimate else None,
+        pairs=len(pairs) if estimate else 0,
+        seeds=len(common) if estimate else 0,
+    )
 
 
 def _results(first: Records, second: Records) -> Section:
@@ -100,7 +125,9 @@ def _results(first: Records, second: Records) -> Section:
             second.name: f"{each.second:.1f}",
             "difference [95 % CI]": f"{each.difference:+.1f}"
             + ("" if each.low is None else f" [{each.low:+.1f}, {each.high:+.1f}]"),
-            "pairs": f"{each.pairs}",
+            "pairs": f"{each.pairs} of {each.seeds} training seed{'s' * (each.seeds != 1)}"
+            if each.pairs
+            else MISSING,
         }
         for each in differences(first, second)
     ]
@@ -110,8 +137,11 @@ def _results(first: Records, second: Records) -> Section:
 
 
 def _rows(sweep: Records) -> list[dict[Any, Any]]:
-    rows = sweep.rows[sweep.rows["status"] == "completed"]
-    return rows.drop_duplicates(["dataset", "method"], keep="last").to_dict("records")
+    return (
+        rows_that_count(sweep)
+        .drop_duplicates(["dataset", "method"], keep="last")
+        .to_dict("records")
+    )
 
 
 def _episodes(sweep: Records, key: str) -> pd.DataFrame:
@@ -141,10 +171,6 @@ def _settings(
     return text_section(title, "", table)
 
 
-def _spec(sweep: Records) -> Any:
-    return yaml.safe_load(spec_text(sweep)) or {}
-
-
 def _flat(value: Any, path: str = "") -> dict[str, str]:
     """Each leaf of a nested mapping under its dotted path."""
     if isinstance(value, dict) and value:
@@ -168,6 +194,6 @@ def _cost(sweep: Records) -> dict[str, str]:
     return {
         **{status: f"{counts.get(status, 0)} trials" for status in counts.index},
         "training of trials": f"{sweep.trials['seconds'].sum() / 60:.1f} min",
-        "device time of stages": f"{shared['device_seconds'].sum() / 60:.1f} min",
+        "device time of stages": f"{shared['spent_seconds'].sum() / 60:.1f} min",
         "saved by sharing": f"{shared['saved_seconds'].sum() / 60:.1f} min",
     }

@@ -17,6 +17,7 @@ from analysis.schema import (
 )
 
 Line = dict[str, object]
+_RULE_NAMES = tuple(rule.replace("_", "-") for rule in RULES)
 
 
 def trial_line(record: Document) -> Line:
@@ -33,7 +34,7 @@ def trial_line(record: Document) -> Line:
     selection = record.section_or_none("selection")
     if selection is not None:
         line |= {
-            "selection_rule": selection.text("rule"),
+            "selection_rule": selection.one_of("rule", _RULE_NAMES),
             **{f"selection_{rule}": selection.number(rule) for rule in ("score", *RULES)},
             "selection_std": selection.number("std"),
             "selection_episodes": selection.integer("episodes"),
@@ -58,6 +59,7 @@ def row_line(record: Document) -> Line:
     """
     line = _common(record) | {
         "trial": record.text_or_none("trial"),
+        "training_seeds": record.integer("training_seeds"),
         "nfe": record.number_or_none("nfe"),
         "reward_gradients": record.number_or_none("reward_gradients"),
         "executed_actions": record.number_or_none("executed_actions"),

@@ -57,13 +57,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """A table on the page and what is to be known of it; `rules` are rows with a line above."""
+    """A table on the page and what is to be known of it; `rules` and `summaries` as a Table's."""
 
     title: str
     notes: Sequence[str]
     header: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     rules: frozenset[int] = frozenset()
+    summaries: frozenset[int] = frozenset()
 
 
 def text_section(title: str, note: str, table: pd.DataFrame, grey: Container[int] = ()) -> Section:
@@ -78,7 +79,7 @@ def text_section(title: str, note: str, table: pd.DataFrame, grey: Container[int
 def table_section(table: Table, without: Container[str] = ()) -> Section:
     """A table as a section, less the notes that stand elsewhere on the page."""
     notes = [note for note in table.notes if note not in without]
-    return Section(table.title, notes, table.header, table.rows, table.rules)
+    return Section(table.title, notes, table.header, table.rows, table.rules, table.summaries)
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def _whole(sweep: Records, benchmark: pd.DataFrame) -> Iterator[Panel]:
         yield Panel(
             "What ran when, and what sharing saved",
             "A bar per stage and trial, as many above each other as ran at once; dotted where the "
-            "sweep was started or resumed. Below, device time of the stages: spent once, and saved "
-            "each further time a trial used them.",
+            "sweep was started or resumed. Below, device time of the trials and of the stages, "
+            "spent once and saved each further time a trial used them; dashed the budget, if any.",
             plot_timeline(timeline),
         )
 

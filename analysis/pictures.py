@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import plotly.graph_objects as go
 
-from analysis.page import Chapter
+from analysis.page import Chapter, Panel
 
 Format = Literal["svg", "pdf", "png"]
 _WIDTH, _WIDE = 640, 1100
@@ -20,25 +22,26 @@ class PicturesError(RuntimeError):
     """Static pictures cannot be made; says what is missing."""
 
 
+def check_pictures() -> None:
+    """PicturesError without kaleido; whether there is a browser, only drawing can tell."""
+    _kaleido()
+
+
+def picture_names(chapters: Sequence[Chapter], kind: Format) -> list[str]:
+    """The file of every figure of `chapters`, in their order."""
+    return [f"{_slug(title)}.{kind}" for title, _ in _panels(chapters)]
+
+
 def write_pictures(folder: Path, chapters: Sequence[Chapter], kind: Format) -> tuple[Path, ...]:
     """Every figure of `chapters` into `folder`, in dark ink on white; their paths.
 
     PicturesError without kaleido or a browser.
     """
-    try:
-        import kaleido
-    except ImportError as error:
-        raise PicturesError(
-            "pictures need kaleido: pip install 'ractd[pictures]', and a Chrome or Chromium"
-        ) from error
+    kaleido = _kaleido()
     folder.mkdir(parents=True, exist_ok=True)
-    figures, paths = [], []
-    for chapter in chapters:
-        for group in chapter.groups:
-            for panel in group.panels:
-                name = _slug(f"{chapter.title} {group.title} {panel.title}")
-                paths.append(folder / f"{name}.{kind}")
-                figures.append(_printed(panel.figure, _WIDE if panel.wide else _WIDTH))
+    drawn = _panels(chapters)
+    paths = [folder / name for name in picture_names(chapters, kind)]
+    figures = [_printed(panel.figure, _WIDE if panel.wide else _WIDTH) for _, panel in drawn]
     try:
         kaleido.write_fig_from_object_sync(
             [
@@ -53,6 +56,24 @@ def write_pictures(folder: Path, chapters: Sequence[Chapter], kind: Format) -> t
             f"no pictures: {error}. They need a Chrome or Chromium; BROWSER_PATH names one"
         ) from error
     return tuple(paths)
+
+
+def _panels(chapters: Sequence[Chapter]) -> list[tuple[str, Panel]]:
+    return [
+        (f"{chapter.title} {group.title} {panel.title}", panel)
+        for chapter in chapters
+        for group in chapter.groups
+        for panel in group.panels
+    ]
+
+
+def _kaleido() -> ModuleType:
+    try:
+        return importlib.import_module("kaleido")
+    except ImportError as error:
+        raise PicturesError(
+            "pictures need kaleido: pip install 'ractd[pictures]', and a Chrome or Chromium"
+        ) from error
 
 
 def _printed(figure: go.Figure, width: int) -> go.Figure:

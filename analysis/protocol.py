@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from analysis.methods import METHODS, method_of
-from analysis.published import base_task, published_ractd
+from analysis.published import DOUBTFUL, base_task, published_ractd
 from analysis.records import Records
+from analysis.runs import diverged, row_scores, rows_that_count
+from analysis.stats_tasks import DIVERGED
 
 _RULES = {
     "last": "its last weights' score",
@@ -29,6 +33,7 @@ def footnotes(sweep: Records) -> tuple[str, ...]:
                 *_selection_lines(sweep),
                 *_confirmation_lines(sweep),
                 *_evaluation_lines(sweep),
+                *_diverged_lines(sweep),
                 *_method_lines(sweep),
                 *_interval_lines(sweep),
                 *_caveats(sweep),
@@ -115,9 +120,37 @@ def _evaluation_lines(sweep: Records) -> list[str]:
             "Weights: RACTD plays the best point of its curve, which was found by playing; its "
             "comparisons play their last weights."
         )
-    seeds = int(completed["training_seeds"].max())
-    caution = " One training run says nothing on how far another would land." if seeds == 1 else ""
-    return [*lines, f"Training seeds: {seeds}.{caution}"]
+    return [*lines, _training_seeds_line(sweep)]
+
+
+def _training_seeds_line(sweep: Records) -> str:
+    """How many training seeds which methods have, with a caution where any has a single one."""
+    rows = rows_that_count(sweep)
+    methods = {
+        int(count): sorted(set(rows.loc[rows["training_seeds"] == count, "method"]))
+        for count in rows["training_seeds"].unique()
+    }
+    if len(methods) == 1:
+        seeds = f"{next(iter(methods))}"
+    else:
+        seeds = "; ".join(
+            f"{count} of {', '.join(names)}" for count, names in sorted(methods.items())
+        )
+    caution = " One training run says nothing on how far another would land."
+    return f"Training seeds: {seeds}.{caution if 1 in methods else ''}"
+
+
+def _diverged_lines(sweep: Records) -> list[str]:
+    """Rows some of whose training seeds diverged, and what they count as."""
+    found = sweep.rows[sweep.rows["reason"].map(diverged).astype(bool)]
+    names = []
+    for row in found.to_dict("records"):
+        scores = row_scores(sweep, row).values()
+        lost = sum(map(math.isnan, scores))
+        names.append(f"{row['method']} on {row['dataset']} ({lost} of {len(scores)})")
+    if not names:
+        return []
+    return [f"Diverged training seeds, each of which counts as {DIVERGED:g}: {', '.join(names)}."]
 
 
 def _method_lines(sweep: Records) -> list[str]:
@@ -141,6 +174,7 @@ def _published_lines(sweep: Records) -> list[str]:
     return [
         f"Published row for {row['task']}: table {row['table']}, {row['source']}. It was measured "
         "on D4RL's own data and not here; the other rows on the data they name."
+        + ("" if pd.isna(row["conflict"]) else f" {DOUBTFUL} It is doubtful: {row['conflict']}.")
         for row in rows.to_dict("records")
     ]
 

@@ -15,6 +15,9 @@ import pandas as pd
 # abstract of arXiv 2506.07822: 2.134 s against 0.015 s per action, hopper-medium-replay, V100
 SPEED_UP = 142
 
+DOUBTFUL = "‡"
+"""Marks a figure that other sources contradict."""
+
 _MAIN = ("1", "2", "3")
 """The paper's tables of results; the others are ablations and times."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from analysis.document import (
     read_episodes,
     read_lines,
     read_log,
+    read_manifest,
     read_record,
 )
 from analysis.flatten import Line
@@ -41,7 +43,7 @@ class Records:
     trials: pd.DataFrame
     """One line per finished trial; `params.<name>` columns hold further searched parameters."""
     rows: pd.DataFrame
-    """One line per final row: a method evaluated on fresh seeds."""
+    """One line per final row in force: a method on a dataset, of the winner, on fresh seeds."""
     confirmations: pd.DataFrame
     """One line per candidate that was played again on seeds that the search had not used."""
     curves: pd.DataFrame
@@ -189,6 +191,7 @@ def _read(storage: Path, name: str) -> _Part:
     rows, unfinished_rows = _records(folder / "rows", "row", flatten.row_line)
     current = _current(folder / "current.json")
     log = folder / "events.jsonl"
+    events, unreadable = read_log(log) if log.is_file() else ([], 0)
     return _Part(
         about={
             "sweep": name,
@@ -196,12 +199,13 @@ def _read(storage: Path, name: str) -> _Part:
             "created": created,
             "unfinished_trials": unfinished_trials,
             "unfinished_rows": unfinished_rows,
+            "unreadable_events": unreadable,
         },
         trials=sorted(trials, key=_place),
         confirmations=sorted(_of_now(confirmations, current, "confirmations"), key=_place),
-        rows=_of_now(rows, current, "rows"),
+        rows=_in_force(_of_now(rows, current, "rows"), confirmations),
         data=[read_document(path) for path in sorted((folder / "data").glob("*.json"))],
-        events=read_log(log) if log.is_file() else [],
+        events=events,
     )
 
 
@@ -228,11 +232,15 @@ def _subfolders(parent: Path) -> list[Path]:
 
 
 def _current(path: Path) -> Mapping[str, Mapping[str, list[str]]]:
-    """The keys that the spec of now stands for, by dataset; none before a sweep's first end."""
+    """The keys that the spec of now stands for, by dataset; none before there are candidates."""
     if not path.exists():
         return {}
-    current: Mapping[str, Mapping[str, list[str]]] = read_document(path).fields
-    return current
+    document = read_document(path)
+    datasets = {dataset: document.section(dataset) for dataset in document.fields}
+    return {
+        dataset: {part: keys.texts(part) for part in keys.fields}
+        for dataset, keys in datasets.items()
+    }
 
 
 def _of_now(
@@ -245,6 +253,32 @@ def _of_now(
         if each.folder.name
         in current.get(each.record.text("dataset"), {}).get(part, [each.folder.name])
     ]
+
+
+def _in_force(rows: Sequence[_Owned], confirmations: Iterable[_Owned]) -> list[_Owned]:
+    """One row per dataset and method: the latest of the trial that was confirmed best.
+
+    A sweep that is stopped before it has a winner, and extended, may have those of several trials.
+    """
+    scores = {
+        each.line["trial"]: (each.line["score"], each.line["selection_score"])
+        for each in confirmations
+        if each.line.get("score") is not None
+    }
+    lowest = (-math.inf, -math.inf)
+
+    def place(row: _Owned) -> tuple[Any, float]:
+        finished = row.record.time_or_none("finished")
+        return scores.get(row.line["trial"], lowest), finished.timestamp() if finished else 0.0
+
+    ordered = sorted(rows, key=place)
+    trials = {row.line["dataset"]: row.line["trial"] for row in ordered}
+    found = {
+        (row.line["dataset"], row.line["method"]): row
+        for row in ordered
+        if row.line["trial"] in (None, trials[row.line["dataset"]])
+    }
+    return [row for row in rows if found.get((row.line["dataset"], row.line["method"])) is row]
 
 
 def _frame(
@@ -272,7 +306,7 @@ def _curves(trials: Sequence[_Owned]) -> pd.DataFrame:
 
 def _episodes(owners: Sequence[_Owned]) -> pd.DataFrame:
     tables = [np.empty((0, len(schema.EPISODE_CELLS)))]
-    played = [each for each in owners if (each.folder / "episodes.csv").is_file()]
+    played = [each for each in owners if _has_played(each)]
     for each in played:
         path = each.folder / "episodes.csv"
         table = read_episodes(path)
@@ -282,6 +316,18 @@ def _episodes(owners: Sequence[_Owned]) -> pd.DataFrame:
     whose = _frame(lines, schema.OWNER, extra=False)
     cells = dict(zip(schema.EPISODE_CELLS, np.concatenate(tables).T, strict=True))
     return _repeated(whose, [len(table) for table in tables[1:]], cells, schema.EPISODES)
+
+
+def _has_played(owner: _Owned) -> bool:
+    """Whether there are episodes; RecordError where a completed row has lost its own."""
+    path = owner.folder / "episodes.csv"
+    there = path.is_file()
+    if not there and owner.record.text("kind") == "row" and owner.line["status"] == "completed":
+        raise RecordError(
+            f"{path}: file not found, expected the episodes of the completed row in record.json; "
+            "move the folder away and resume the sweep to evaluate it again"
+        )
+    return there
 
 
 def _repeated(
@@ -324,7 +370,7 @@ def _stage_lines(stages: Path, owners: Iterable[_Owned]) -> Iterator[Line]:
         line: Line = {"name": name, "kind": name.partition("-")[0]}
         # a failed trial may name a stage that was never finished
         if manifest.is_file():
-            line |= flatten.stage_line(read_document(manifest))
+            line |= flatten.stage_line(read_manifest(manifest))
         yield line
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,13 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.chapters import comparison_chapter, sweep_chapter
+from analysis.folder import replace_files
 from analysis.markdown import chapters_markdown
 from analysis.page import Page, render_page
-from analysis.pictures import Format, write_pictures
-from analysis.records import load
+from analysis.pictures import Format, check_pictures, picture_names, write_pictures
+from analysis.records import Records, load
 from analysis.schema import FRAMES
+from analysis.table import files_of
 from analysis.tables import benchmark_table, benchmark_terminal, trials_table
-from analysis.tables_all import write_tables
+from analysis.tables_all import all_tables
 from analysis.winners_again import winners_again
 
 
@@ -44,13 +45,16 @@ def write_report(
     """Report on the sweeps `names` into `out`, of one by default into its own folder `report`.
 
     With `refresh` an open page reads itself again after so many seconds; with `pictures` the
-    figures become files of that format too. Each file is replaced whole or not at all. RecordError
-    where a record cannot be read, PicturesError where pictures cannot be made, ValueError where
-    several sweeps have no `out`.
+    figures become files of that format too. Each file is replaced whole or not at all, and those of
+    an earlier report that this one does not have are deleted. RecordError where a record cannot be
+    read, PicturesError where pictures cannot be made, ValueError where several sweeps have no
+    `out`.
     """
     chosen = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     if out is None and len(chosen) != 1:
         raise ValueError("several sweeps have no folder of their own; say where to write")
+    if pictures is not None:
+        check_pictures()
     sweeps = [load(storage, [name]) for name in chosen]
     folder = sweeps[0].folder / "report" if out is None else out
     benchmarks = [benchmark_table(sweep) for sweep in sweeps]
@@ -65,7 +69,6 @@ def write_report(
         together = sweeps[0]
     title = f"Sweep {chosen[0]}" if len(chosen) == 1 else f"Sweeps {', '.join(chosen)}"
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-    (folder / "data").mkdir(parents=True, exist_ok=True)
     report = Report(
         folder=folder,
         markdown=folder / "report.md",
@@ -75,19 +78,43 @@ def write_report(
         table="\n\n".join(map(benchmark_terminal, benchmarks)),
         headlines=tuple(line for chapter in chapters for line in chapter.headlines),
     )
-    _write(report.benchmark_csv, _named(chosen, benchmarks).to_csv(index=False))
-    _write(report.trials_csv, _named(chosen, map(trials_table, sweeps)).to_csv(index=False))
-    for winner in (winner for sweep in sweeps for winner in winners_again(sweep)):
-        if winner.spec:
-            _write(folder / winner.spec_name, winner.spec)
-    write_tables(together, folder / "tables")
-    for name in FRAMES:
-        _write(folder / "data" / f"{name}.csv", getattr(together, name).to_csv(index=False))
+    texts = _tables(chosen, sweeps, together, benchmarks) | {
+        report.markdown.name: chapters_markdown(title, chapters),
+        report.page.name: render_page(Page(title, written, chapters, refresh)),
+    }
+    drawn = [] if pictures is None else picture_names(chapters, pictures)
+    replace_files(folder, texts, [f"figures/{name}" for name in drawn])
+    # Last: what a browser does not draw leaves a report that is whole without it.
     if pictures is not None:
         write_pictures(folder / "figures", chapters, pictures)
-    _write(report.markdown, chapters_markdown(title, chapters))
-    _write(report.page, render_page(Page(title, written, chapters, refresh)))
     return report
+
+
+def _tables(
+    names: Sequence[str],
+    sweeps: Sequence[Records],
+    together: Records,
+    benchmarks: Sequence[pd.DataFrame],
+) -> dict[str, str]:
+    """Every file beside the report itself: its text by its path in the folder."""
+    specs = {
+        winner.spec_name: winner.spec
+        for sweep in sweeps
+        for winner in winners_again(sweep)
+        if winner.spec
+    }
+    tables = {
+        f"tables/{name}": text
+        for table in all_tables(together)
+        for name, text in files_of(table).items()
+    }
+    return {
+        "benchmark.csv": _named(names, benchmarks).to_csv(index=False),
+        "trials.csv": _named(names, map(trials_table, sweeps)).to_csv(index=False),
+        **specs,
+        **tables,
+        **{f"data/{name}.csv": getattr(together, name).to_csv(index=False) for name in FRAMES},
+    }
 
 
 def _named(names: Sequence[str], tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -97,12 +124,3 @@ def _named(names: Sequence[str], tables: Iterable[pd.DataFrame]) -> pd.DataFrame
     return pd.concat(
         [table.assign(sweep=name) for name, table in zip(names, tables, strict=True)]
     ).pipe(lambda frame: frame[["sweep", *frame.columns.drop("sweep")]])
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -96,6 +96,7 @@ SWEEPS = {
     "created": _text("when it began, ISO 8601"),
     "unfinished_trials": _whole("trials that have begun and have no record", "count"),
     "unfinished_rows": _whole("final rows that have begun and have no record", "count"),
+    "unreadable_events": _whole("lines of its log that a crash or a full disk tore", "count"),
 }
 TRIALS = {
     **_COMMON,

@@ -67,7 +67,7 @@ def student_mean(values: Values, confidence: float = 0.95) -> Estimate:
     mean = float(array.mean())
     if array.size == 1:
         return Estimate(mean, None, None, 1)
-    half = _student_quantile(confidence, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size)
+    half = student_quantile(confidence, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size)
     return Estimate(mean, mean - float(half), mean + float(half), array.size)
 
 
@@ -94,10 +94,11 @@ def check_confidence(confidence: float) -> None:
 
 
 @cache
-def _student_quantile(confidence: float, freedom: int) -> float:
+def student_quantile(confidence: float, freedom: float) -> float:
     """The t with P(|T| < t) = `confidence` (Abramowitz and Stegun 1964, 26.7.1).
 
-    With t = sqrt(freedom) tan(angle) the density is a power of a cosine on a finite range.
+    `freedom` is 1 or more, and need not be whole. With t = sqrt(freedom) tan(angle) the density is
+    a power of a cosine on a finite range.
     """
     angles = np.linspace(0, np.pi / 2, 100_001)
     density = np.cos(angles) ** (freedom - 1)

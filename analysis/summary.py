@@ -12,6 +12,7 @@ from analysis.methods import method_of
 from analysis.published import SPEED_UP
 from analysis.records import Records
 from analysis.tables import short_reason, three_digits
+from analysis.tables_timing import ALIKE, timed
 
 _FEW = 8
 _KIND_NAMES = {"teacher": "teacher", "reward": "reward model", "regression": "regression model"}
@@ -36,10 +37,16 @@ def best_lines(benchmark: pd.DataFrame) -> list[str]:
     return [
         f"{row['dataset']}: RACTD scores {row['score']:.1f}"
         + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
-        + f" over {row['episodes']:.0f} fresh episodes"
+        + f" over {_sample(row)}"
         + _confirmed(row["selection_score"], row["confirmation_score"])
         for row in best.to_dict("records")
     ]
+
+
+def _sample(row: Mapping[Hashable, Any]) -> str:
+    """What the interval is over comes first: training seeds where there are several."""
+    seeds, episodes = row["training_seeds"], f"{row['episodes']:.0f} fresh episodes"
+    return f"{seeds:.0f} training seeds, {episodes}" if seeds > 1 else episodes
 
 
 def _confirmed(selected: float, score: float) -> str:
@@ -58,14 +65,6 @@ def count_line(sweep: Records) -> str:
     if failed_rows or sweep.unfinished_rows:
         line += f"; final rows: {failed_rows} failed, {sweep.unfinished_rows} unfinished"
     return line
-
-
-def failure_lines(sweep: Records) -> tuple[str, ...]:
-    """Each reason for which trials or final rows failed, with how often, most frequent first."""
-    return tuple(
-        f"{line['count']} × {line['of']}: {line['reason']}"
-        for line in failures_table(sweep).to_dict("records")
-    )
 
 
 def failures_table(sweep: Records) -> pd.DataFrame:
@@ -95,19 +94,28 @@ def failures_table(sweep: Records) -> pd.DataFrame:
 
 
 def sharing_table(sweep: Records) -> pd.DataFrame:
-    """Each stage that trials share: kind, horizon, uses, device_seconds spent and saved.
+    """Each stage that trials share: kind, horizon, uses, and seconds that were spent and saved.
 
-    A stage is built once; without sharing each further trial would have built it again. A stage
-    without manifest has NaN for its costs.
+    A stage is built once, at the cost of `device_seconds`; without sharing each further trial would
+    have built it again. One that another sweep has built is not spent here. A stage without
+    manifest has NaN for its costs.
     """
     shared = sweep.stages[sweep.stages["kind"].isin(list(_KIND_NAMES))]
-    table = shared[["name", "kind", "horizon", "device_seconds"]]
-    # A trial that failed before its first step used nothing.
-    trained = sweep.trials.loc[sweep.trials["steps"] > 0, "key"]
-    uses = sweep.uses[sweep.uses["trial"].isin(trained)]
-    table = table.assign(uses=table["name"].map(uses["stage"].value_counts()))
+    table = shared[["name", "kind", "horizon", "device_seconds", "built_by"]]
+    table = table.assign(uses=table["name"].map(_uses(sweep)["stage"].value_counts()))
     table = table.dropna(subset="uses").astype({"uses": "int64"}).reset_index(drop=True)
-    return table.assign(saved_seconds=(table["uses"] - 1) * table["device_seconds"])
+    # early manifests do not name their builder
+    here = table["built_by"].isna() | table["built_by"].isin(sweep.sweeps["sweep"])
+    return table.drop(columns="built_by").assign(
+        spent_seconds=here * table["device_seconds"],
+        saved_seconds=(table["uses"] - here) * table["device_seconds"],
+    )
+
+
+def _uses(sweep: Records) -> pd.DataFrame:
+    """The stages that trials used; one that failed before its first step used nothing."""
+    trained = sweep.trials.loc[sweep.trials["steps"] > 0, ["sweep", "key"]]
+    return sweep.uses.merge(trained.rename(columns={"key": "trial"}), on=["sweep", "trial"])
 
 
 def sharing_line(sweep: Records) -> str:
@@ -119,11 +127,12 @@ def sharing_line(sweep: Records) -> str:
     stages = " and ".join(
         _plural(counts[kind], name) for kind, name in sorted(_KIND_NAMES.items()) if counts[kind]
     )
-    served = sweep.uses.loc[sweep.uses["stage"].isin(table["name"]), "trial"].nunique()
+    uses = _uses(sweep)
+    served = len(uses[uses["stage"].isin(table["name"])].drop_duplicates(["sweep", "trial"]))
     unknown = int(table["device_seconds"].isna().sum())
     return (
         f"sharing: {stages} served {_plural(served, 'trial')}; "
-        f"{_duration(table['device_seconds'].sum())} of device time spent, "
+        f"{_duration(table['spent_seconds'].sum())} of device time spent, "
         f"{_duration(table['saved_seconds'].sum())} saved"
         + (f" (not counting {_plural(unknown, 'stage')} without manifest)" if unknown else "")
     )
@@ -135,27 +144,26 @@ def speed_up_lines(sweep: Records) -> tuple[str, ...]:
     Alike means the same dataset, horizon, device and batch; one line for each such set-up and
     sampler of the teacher.
     """
-    alike = ["dataset", "horizon", "device", "latency_batch"]
-    measured = sweep.rows.dropna(subset=["latency_ms", "nfe"])
-    # a latency below the clock's resolution gives no ratio
-    measured = measured[measured["latency_ms"] > 0]
-    first = measured.drop_duplicates([*alike, "method"])
-    teachers = first[first["method"].map(method_of) == "teacher"]
-    students = first[first["method"] == "ractd"]
-    pairs = students.merge(teachers, on=alike, suffixes=("", "_teacher"))
-    return tuple(_speed_up_line(pair) for pair in pairs.to_dict("records"))
+    lines = timed(sweep).dropna(subset=["nfe", "nfe_ractd"])
+    teachers = lines[(lines["method"].map(method_of) == "teacher") & (lines["ratio"] > 0)]
+    first = teachers.drop_duplicates([*ALIKE, "method"])
+    slowest = first.sort_values(["dataset", "seconds"], ascending=[True, False])
+    return tuple(_speed_up_line(line) for line in slowest.to_dict("records"))
 
 
-def _speed_up_line(pair: Mapping[Hashable, Any]) -> str:
-    student, teacher = pair["latency_ms"], pair["latency_ms_teacher"]
-    whole_grid = pair["method_teacher"] == "teacher"
-    name = "the teacher" if whole_grid else pair["method_teacher"]
-    published = f"; published: {SPEED_UP}x against an 80-bin Heun teacher, on Hopper and a V100"
+def _speed_up_line(line: Mapping[Hashable, Any]) -> str:
+    whole_grid = line["method"] == "teacher"
+    name = "the teacher" if whole_grid else line["method"]
+    published = (
+        f"; published, in the abstract of arXiv 2506.07822: {SPEED_UP}x against an 80-bin Heun "
+        "teacher, on Hopper and a V100"
+    )
     return (
-        f"{pair['dataset']}: deciding in {_plural(round(pair['nfe']), 'network call')} is "
-        f"{three_digits(teacher / student)}x faster than {name}'s {pair['nfe_teacher']:.0f} "
-        f"({three_digits(student)} ms against {three_digits(teacher)} ms; median, "
-        f"batch {pair['latency_batch']:.0f}, {pair['device']})"
+        f"{line['dataset']}: deciding in {_plural(round(line['nfe_ractd']), 'network call')} is "
+        f"{three_digits(line['ratio'])}x faster than {name}'s {line['nfe']:.0f} "
+        f"({three_digits(line['median_ms_ractd'])} ms against "
+        f"{three_digits(line['median_ms'])} ms; median, batch {line['batch']:.0f}, "
+        f"{line['device']})"
         f"{published if whole_grid else ''}"
     )
 

@@ -6,7 +6,6 @@ In LaTeX it needs the packages booktabs and xcolor.
 from __future__ import annotations
 
 import html
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
+
+from ractd_core.files import write_text
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Table:
     """Not rounded, one line per thing measured; what CSV holds."""
     rules: frozenset[int] = frozenset()
     """Rows that have a line above them."""
+    summaries: frozenset[int] = frozenset()
+    """Rows that sum up others, as an average does: sorting leaves them below."""
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.header) for row in self.rows):
@@ -71,44 +75,63 @@ def write_table(table: Table, folder: Path) -> dict[str, Path]:
 
     Each file is replaced whole or not at all. OSError where `folder` cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    each = render(table)
-    texts = {"md": each.markdown, "tex": each.latex, "csv": each.csv, "html": each.html}
-    paths = {suffix: folder / f"{table.name}.{suffix}" for suffix in texts}
-    for suffix, path in paths.items():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(texts[suffix], encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    paths = {}
+    for name, text in files_of(table).items():
+        paths[name.rpartition(".")[2]] = folder / name
+        write_text(folder / name, text)
     return paths
 
 
+def files_of(table: Table) -> dict[str, str]:
+    """The files of `table`: their text by NAME.md, .tex, .csv and .html."""
+    each = render(table)
+    texts = {"md": each.markdown, "tex": each.latex, "csv": each.csv, "html": each.html}
+    return {f"{table.name}.{suffix}": text for suffix, text in texts.items()}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A Markdown table of one row or more; columns of numbers stand right."""
+    columns = zip(*rows, strict=True)
+    return tabulate(
+        [[_markdown_cell(cell) for cell in row] for row in rows],
+        [markdown_text(name) for name in header],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=[
+            "right" if all(_NUMBER.match(cell.text) for cell in column) else "left"
+            for column in columns
+        ],
+    )
+
+
+def markdown_text(text: str) -> str:
+    """`text` on one line, in which nothing can become markup."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+_NUMBER = re.compile(r"[-+]?\d|–|$")
+_MARKUP = re.compile(
+    r"[\\`*|<>~]"
+    # a link's end, an underline at a word's border, an entity
+    r"|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)"
+)
+
+
 def _markdown(table: Table) -> str:
-    lines = [
-        _pipes([_markdown_text(name) for name in table.header]),
-        _pipes([":---", *["---:"] * (len(table.header) - 1)]),
-        *(_pipes([_markdown_cell(cell) for cell in row]) for row in table.rows),
+    notes = [f"- {markdown_text(note)}" for note in table.notes]
+    parts = [
+        f"**{markdown_text(table.title)}**",
+        markdown_table(table.header, table.rows),
+        "\n".join(notes),
     ]
-    notes = [f"- {_markdown_text(note)}" for note in table.notes]
-    parts = [f"**{_markdown_text(table.title)}**", "\n".join(lines), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _markdown_cell(cell: Cell) -> str:
-    text = _markdown_text(cell.text)
+    text = markdown_text(cell.text)
     if cell.bold:
         text = f"**{text}**"
     return f"*{text}*" if cell.grey else text
-
-
-def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", " ".join(text.split()))
 
 
 _TEX = {

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
 import pandas as pd
 
 from analysis.flatten import Line
 from analysis.methods import METHODS, method_of
-from analysis.published import base_task, published_ractd
+from analysis.published import DOUBTFUL, base_task, published_ractd
 from analysis.records import Records
+from analysis.runs import row_scores, rows_that_count
 from analysis.schema import DIAGNOSTICS, PARAM_PREFIX, WEIGHTS
 from analysis.stats import bootstrap_mean, iqm, student_mean
+from analysis.stats_tasks import counted_score
 from ractd_core.tasks import all_tasks
 
 SYMBOLS = {"ctm_weight": "α", "dsm_weight": "β", "reward_weight": "σ"}
@@ -50,9 +56,11 @@ _BENCHMARK_COLUMNS = {
     "per": "str",
     "training_seed": "float64",
     "training_seeds": "float64",
+    "diverged": "float64",
     "interval_over": "str",
     "weights": "str",
     "fingerprint": "str",
+    "conflict": "str",
 }
 _PER_WINDOW = ("nfe", "reward_gradients", "latency_ms")
 _REASON_LENGTH = 160
@@ -60,15 +68,15 @@ MISSING = "–"
 
 
 def benchmark_table(sweep: Records) -> pd.DataFrame:
-    """One line per completed final row, with the data's own score and the published one.
+    """One line per final row with a score, with the data's own score and the published one.
 
     `low` and `high` bound the 95 % interval: Student's over the means of two or more training
     seeds, else the bootstrap's over episodes (of the data, for its own behaviour), as
     `interval_over` says; of a single one there is none. `last_score` is that of the winner's last
     weights in the search, whatever rule it was selected by; `gap` is selection score minus score;
-    `training_seed` is the first of `training_seeds`. Network calls (`nfe`), the reward model's
-    gradients beside them, latency and `seconds` are those of one plan (mazes) or one executed
-    action, as `per` says.
+    `training_seed` is the first of `training_seeds`, of which `diverged` count as 0. Network calls
+    (`nfe`), the reward model's gradients beside them, latency and `seconds` are those of one plan
+    (mazes) or one executed action, as `per` says. `conflict` is why a published score is doubtful.
     """
     lines = [*_data_lines(sweep), *_row_lines(sweep), *_published_lines(sweep)]
     frame = pd.DataFrame(lines, columns=list(_BENCHMARK_COLUMNS)).astype(_BENCHMARK_COLUMNS)
@@ -88,10 +96,8 @@ def benchmark_text(table: pd.DataFrame) -> pd.DataFrame:
             "dataset": table["dataset"],
             "method": table["method"],
             "score [95 % CI]": [
-                interval_text(score, low, high)
-                for score, low, high in zip(
-                    table["score"], table["low"], table["high"], strict=True
-                )
+                score_text(line) + ("" if pd.isna(line["conflict"]) else f" {DOUBTFUL}")
+                for line in table.to_dict("records")
             ],
             "network calls": [
                 _calls_text(calls, gradients)
@@ -132,7 +138,12 @@ def benchmark_terminal(table: pd.DataFrame) -> str:
     text = text.drop(
         columns=["episodes", "selection score", "confirmed", "training seeds", "fingerprint"]
     )
-    return heading + text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
+    doubts = [
+        f"\n{DOUBTFUL} {line['dataset']}, {line['score']:.1f}: {line['conflict']}"
+        for line in table.dropna(subset="conflict").to_dict("records")
+    ]
+    lines = text.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
+    return heading + lines + "".join(doubts)
 
 
 def trials_table(sweep: Records) -> pd.DataFrame:
@@ -188,15 +199,6 @@ def three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A text table as Markdown; text from records cannot break out of its cell."""
-    return table.map(_markdown_cell).to_markdown(index=False, disable_numparse=True)
-
-
-def _markdown_cell(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("<", "&lt;")
-
-
 def domain_of(task: str) -> str:
     """The domain's name for a reader; the task's own where D4RL has no such task."""
     known = all_tasks().get(task)
@@ -219,14 +221,16 @@ def _data_lines(sweep: Records) -> list[Line]:
 
 
 def _row_lines(sweep: Records) -> list[Line]:
-    completed = sweep.rows[sweep.rows["status"] == "completed"]
     episodes = sweep.episodes[sweep.episodes["owner"] == "row"]
     last = sweep.trials.set_index(["sweep", "key"])["selection_last"]
     lines = []
-    for row in completed.to_dict("records"):
+    for row in rows_that_count(sweep).to_dict("records"):
         line: Line = {str(name): row[name] for name in row if name in _BENCHMARK_COLUMNS}
+        line["diverged"] = 0
         own = episodes[(episodes["sweep"] == row["sweep"]) & (episodes["key"] == row["key"])]
-        if not own.empty:
+        if row["status"] == "failed":
+            line |= _diverged_cells(list(row_scores(sweep, row).values()))
+        else:
             line |= _score_cells(own["score"], own["training_seed"])
         if not pd.isna(row["selection_score"]):
             line["last_score"] = last.get((row["sweep"], row["trial"]))
@@ -253,6 +257,17 @@ def _score_cells(scores: pd.Series[float], seeds: pd.Series[int] | None = None) 
     }
 
 
+def _diverged_cells(scores: Sequence[float]) -> Line:
+    interval = student_mean([counted_score(score) for score in scores])
+    return {
+        "score": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "interval_over": None if interval.low is None else "training seeds",
+        "diverged": sum(map(math.isnan, scores)),
+    }
+
+
 def _published_lines(sweep: Records) -> list[Line]:
     versions = {base_task(task): task for task in sweep.tasks}
     return [
@@ -262,6 +277,7 @@ def _published_lines(sweep: Records) -> list[Line]:
             "method": PUBLISHED,
             "nfe": row["nfe"],
             "score": row["value"],
+            "conflict": row["conflict"],
         }
         for row in published_ractd(sweep.tasks).to_dict("records")
     ]
@@ -279,6 +295,12 @@ def number_texts(values: pd.Series[float], pattern: str) -> list[str]:
 def number_text(value: float | None, pattern: str) -> str:
     """A value in `pattern`, a dash where there is none."""
     return MISSING if value is None or value != value else pattern.format(value)
+
+
+def score_text(line: Mapping[Hashable, Any]) -> str:
+    """The score of a benchmark line with its interval, and how many training seeds diverged."""
+    text = interval_text(line["score"], line["low"], line["high"])
+    return f"{text}, {line['diverged']:.0f} diverged" if line["diverged"] > 0 else text
 
 
 def _calls_text(calls: float, gradients: float) -> str:

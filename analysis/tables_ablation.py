@@ -160,7 +160,7 @@ def _symbol(setting: str) -> str:
 
 def _final_rows(records: Records) -> pd.DataFrame:
     lines = benchmark_table(records)
-    return lines[~lines["method"].isin([DATA, PUBLISHED])].copy()
+    return lines[~lines["method"].isin([DATA, PUBLISHED])].drop(columns="conflict")
 
 
 def _final_table(

@@ -10,11 +10,12 @@ from analysis.table import Table, write_table
 from analysis.tables_ablation import calls_table, reward_place_table, setting_table
 from analysis.tables_published import published_table
 from analysis.tables_scores import choices_table, score_table
+from analysis.tables_tasks import tasks_table
 from analysis.tables_timing import timing_table
 
 
 def all_tables(records: Records) -> tuple[Table, ...]:
-    """Benchmark, choices, ablations, timing and published figures; no table without a row.
+    """Benchmark, all tasks, choices, ablations, timing and published figures; none without a row.
 
     An ablation of a weight or the horizon is there if trials on one dataset differ in it.
     """
@@ -22,6 +23,7 @@ def all_tables(records: Records) -> tuple[Table, ...]:
     settings = [each for each in (*WEIGHTS, "horizon") if (found[each].nunique() > 1).any()]
     tables = (
         score_table(records),
+        tasks_table(records),
         choices_table(records),
         *(setting_table(records, setting) for setting in settings),
         calls_table(records),

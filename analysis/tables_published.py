@@ -7,12 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.protocol import footnotes
-from analysis.published import base_task, published_of
+from analysis.published import DOUBTFUL, base_task, published_of
 from analysis.records import Records
 from analysis.table import Cell, Table
-from analysis.tables import DATA, PUBLISHED, benchmark_table, interval_text, number_text
-
-_CONFLICT = "‡"
+from analysis.tables import DATA, PUBLISHED, benchmark_table, number_text, score_text
 
 
 def published_table(records: Records) -> Table:
@@ -57,7 +55,7 @@ def _measured_row(line: dict[Any, Any]) -> tuple[Cell, ...]:
     return (
         Cell(line["dataset"]),
         Cell(line["method"]),
-        Cell(interval_text(line["score"], line["low"], line["high"])),
+        Cell(score_text(line)),
         Cell(number_text(line["nfe"], "{:.3g}")),
         Cell(f"here, sweep {line['sweep']}"),
     )
@@ -65,7 +63,7 @@ def _measured_row(line: dict[Any, Any]) -> tuple[Cell, ...]:
 
 def _published_row(line: dict[Any, Any], sources: dict[str, int]) -> tuple[Cell, ...]:
     error = "" if pd.isna(line["stderr"]) else f" ± {line['stderr']:.1f}"
-    mark = "" if pd.isna(line["conflict"]) else f" {_CONFLICT}"
+    mark = "" if pd.isna(line["conflict"]) else f" {DOUBTFUL}"
     return (
         Cell(f"D4RL {line['task']}", grey=True),
         Cell(line["method"], grey=True),
@@ -79,7 +77,7 @@ def _conflicts(published: pd.DataFrame) -> list[str]:
     doubtful = published.dropna(subset="conflict")
     return list(
         dict.fromkeys(
-            f"{_CONFLICT} Table {line['table']}, {line['task']}, {line['method']}, "
+            f"{DOUBTFUL} Table {line['table']}, {line['task']}, {line['method']}, "
             f"{line['value']:.1f}: {line['conflict']}."
             for line in doubtful.to_dict("records")
         )

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.methods import METHODS, method_of
 from analysis.protocol import footnotes
 from analysis.records import Records
-from analysis.runs import runs_of
+from analysis.runs import rows_that_count, runs_of
 from analysis.stats_tasks import aggregate
 from analysis.table import Cell, Table
 from analysis.tables import (
@@ -22,11 +22,13 @@ from analysis.tables import (
     benchmark_table,
     interval_text,
     number_text,
+    score_text,
 )
 
 BOLD_RULE = (
-    "Bold: the best score on a dataset, and every other inside the best one's 95 % interval; the "
-    "data's own behaviour and published figures take no part."
+    "Bold: the best score on a dataset, and every other inside the best one's 95 % interval, be it "
+    "over training seeds or the narrower kind over the episodes of one; the data's own behaviour "
+    "and published figures take no part."
 )
 _AVERAGES = (
     "Averages and totals are over the datasets of their block, only where a method has a score on "
@@ -66,6 +68,9 @@ def score_table(records: Records) -> Table:
         notes=(BOLD_RULE, _AVERAGES, *_lost(records), *footnotes(records)),
         numbers=lines.drop(columns=["label", "row"]),
         rules=frozenset(rules - {0}),
+        summaries=frozenset(
+            place for place, row in enumerate(rows) if row[0].text not in set(lines["row"])
+        ),
     )
 
 
@@ -94,7 +99,7 @@ def choices_table(records: Records) -> Table:
                 Cell(name),
                 Cell(method),
                 *(Cell(number_text(line[each], "{:.1f}")) for each in _SCORES),
-                Cell(interval_text(line["score"], line["low"], line["high"]), bold),
+                Cell(score_text(line), bold),
                 *(Cell(number_text(line[weight], "{:.3g}")) for weight in SYMBOLS),
                 Cell(number_text(line["horizon"], "{:.0f}")),
                 Cell(per_text(line["nfe"], line["per"])),
@@ -137,7 +142,7 @@ _SCORES = ("last_score", "selection_score", "confirmation_score")
 def _measured(records: Records) -> pd.DataFrame:
     """What was measured here, in the order of domains, tasks and methods."""
     lines = benchmark_table(records)
-    lines = lines[lines["method"] != PUBLISHED]
+    lines = lines[lines["method"] != PUBLISHED].drop(columns="conflict")
     order = {domain: place for place, domain in enumerate(DOMAINS.values())}
     place = lines["domain"].map(lambda domain: order.get(domain, len(order)))
     return lines.loc[place.sort_values(kind="stable").index].reset_index(drop=True)
@@ -179,10 +184,9 @@ def _score_row(name: str, block: pd.DataFrame, columns: Sequence[str]) -> tuple[
     last = block.drop_duplicates("label", keep="last").set_index("label")
     rivals = last.drop(index=DATA, errors="ignore")
     bold = best_places(rivals)
+    lines = last.to_dict("index")
     cells = [
-        Cell(interval_text(*last.loc[label, ["score", "low", "high"]]), label in bold)
-        if label in last.index
-        else Cell(MISSING)
+        Cell(score_text(lines[label]), label in bold) if label in lines else Cell(MISSING)
         for label in columns
     ]
     return (Cell(name), *cells)
@@ -233,8 +237,8 @@ def _total_row(lines: pd.DataFrame, columns: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def _lost(records: Records) -> list[str]:
-    """What is in no score: rows that failed."""
-    failed = records.rows[records.rows["status"] != "completed"]
+    """What is in no score: rows that failed for another reason than that training diverged."""
+    failed = records.rows.drop(index=rows_that_count(records).index)
     if failed.empty and not records.unfinished_rows:
         return []
     names = ", ".join(

@@ -20,12 +20,14 @@ _NOTES = (
     "of seconds, to ractd on the same dataset, horizon, device and batch.",
     "Grey: published, on another machine (V100) and network; no ratio is taken with it.",
 )
-_ALIKE = ["sweep", "dataset", "horizon", "device", "batch", "per"]
+ALIKE = ["sweep", "dataset", "horizon", "device", "batch", "per"]
+"""What two rows share whose times can be compared."""
+_OURS = ["nfe", "median_ms", "seconds"]
 
 
 def timing_table(records: Records) -> Table:
     """One row per timed final row, slowest last, then what was published for the same tasks."""
-    lines = _timed(records)
+    lines = timed(records)
     published = published_of(records.tasks)
     published = published[published["measure"] == "seconds per action"]
     measured = [_measured_row(line) for line in lines.to_dict("records")]
@@ -39,7 +41,7 @@ def timing_table(records: Records) -> Table:
         ),
         rows=(*measured, *others),
         notes=(*(_NOTES if others else _NOTES[:1]), *footnotes(records)),
-        numbers=lines,
+        numbers=lines.drop(columns=[f"{name}_ractd" for name in _OURS]),
         rules=frozenset({len(measured)} if measured and others else ()),
     )
 
@@ -70,11 +72,14 @@ def _published_row(line: Mapping[Hashable, Any]) -> tuple[Cell, ...]:
     return tuple(Cell(text, grey=True) for text in texts)
 
 
-def _timed(records: Records) -> pd.DataFrame:
-    """The frame `latency` of final rows with the ratio to ractd's, where both are alike."""
+def timed(records: Records) -> pd.DataFrame:
+    """The frame `latency` of final rows, with ractd's figures where it was timed alike.
+
+    `ratio` is of seconds to `seconds_ractd`; `nfe_ractd` and `median_ms_ractd` are of its window.
+    """
     lines = records.latency[records.latency["owner"] == "row"]
-    ours = lines[(lines["method"] == "ractd") & (lines["seconds"] > 0)].drop_duplicates(_ALIKE)
-    joined = lines.merge(ours[[*_ALIKE, "seconds"]], on=_ALIKE, how="left", suffixes=("", "_ractd"))
+    ours = lines[(lines["method"] == "ractd") & (lines["seconds"] > 0)].drop_duplicates(ALIKE)
+    joined = lines.merge(ours[[*ALIKE, *_OURS]], on=ALIKE, how="left", suffixes=("", "_ractd"))
     joined["ratio"] = joined["seconds"] / joined["seconds_ractd"]
     by = ["task", "dataset", "sweep", "seconds"]
-    return joined.sort_values(by, ignore_index=True).drop(columns="seconds_ractd")
+    return joined.sort_values(by, ignore_index=True)

@@ -19,6 +19,7 @@ from analysis.published import base_task
 from analysis.records import Records
 from analysis.schema import PARAM_PREFIX, WEIGHTS
 from analysis.tables import SYMBOLS
+from ractd_core.files import home
 
 _SEARCH_ONLY = ("search", "first_trials", "sampler", "pruner", "budget", "selection")
 """What a spec says of a search alone, and one trial has no use for."""
@@ -32,6 +33,7 @@ class Again:
     sweep's own is not there.
     """
 
+    storage: Path
     dataset: str
     number: int
     settings: str
@@ -43,12 +45,15 @@ class Again:
         """The lines for a shell, with the spec in `folder`."""
         play = [f"ractd evaluate {shlex.quote(str(model))}" for model in self.models]
         train = f"ractd sweep run {shlex.quote(str(folder / self.spec_name))}"
+        if self.storage != home() / "storage":
+            # of the same stages, so that the teacher is there already
+            train += f" --storage {shlex.quote(str(self.storage))}"
         return (*play, *([train] if self.spec else []))
 
 
 def winners_again(sweep: Records) -> tuple[Again, ...]:
     """Each dataset's winner; RecordError where the sweep's spec cannot be read."""
-    spec = _spec(sweep.folder / "spec.yaml")
+    spec = read_spec(sweep)
     return tuple(_again(sweep, spec, line) for line in winners(sweep).to_dict("records"))
 
 
@@ -58,12 +63,26 @@ def spec_text(sweep: Records) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
+def read_spec(sweep: Records) -> Mapping[str, Any]:
+    """The same, parsed; none where it is not there, RecordError where it cannot be read."""
+    path = sweep.folder / "spec.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecordError(f"{path}: cannot be read as YAML ({error})") from error
+    if not isinstance(spec, dict):
+        raise RecordError(f"{path}: found {type(spec).__name__}, expected a mapping")
+    return spec
+
+
 def _again(sweep: Records, spec: Mapping[str, Any], line: Mapping[Any, Any]) -> Again:
     folder = sweep.folder / "trials" / line["key"]
     params = {"horizon": int(line["horizon"]), **{weight: line[weight] for weight in WEIGHTS}}
-    for name in line:
-        if name.startswith(PARAM_PREFIX) and not pd.isna(line[name]):
-            params[name.removeprefix(PARAM_PREFIX)] = line[name]
+    for name, value in line.items():
+        if name.startswith(PARAM_PREFIX) and (isinstance(value, list) or not pd.isna(value)):
+            params[name.removeprefix(PARAM_PREFIX)] = value
     slug = re.sub(r"[^A-Za-z0-9-]+", "-", line["dataset"]).strip("-")
     kept = {name: value for name, value in spec.items() if name not in _SEARCH_ONLY}
     alone = kept | {
@@ -74,6 +93,7 @@ def _again(sweep: Records, spec: Mapping[str, Any], line: Mapping[Any, Any]) -> 
         "search": params,
     }
     return Again(
+        storage=sweep.folder.absolute().parents[1],
         dataset=line["dataset"],
         number=int(line["number"]),
         settings=", ".join(
@@ -89,18 +109,6 @@ def _again(sweep: Records, spec: Mapping[str, Any], line: Mapping[Any, Any]) -> 
         if spec
         else "",
     )
-
-
-def _spec(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecordError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(spec, dict):
-        raise RecordError(f"{path}: found {type(spec).__name__}, expected a mapping")
-    return spec
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from sweeps.confirmation import confirm, confirmation, to_confirm, winner
+from sweeps.current import point_out
 from sweeps.finals import RowsFailedError, play_rows, time_rows, to_play, to_time, wanted
 from sweeps.interruption import PreemptedError, heed_sigterm, making_room
 from sweeps.layout import SweepFolder, TaskContext, storage_path
@@ -48,7 +49,9 @@ class AfterSearch:
                     f"{context.dataset}: confirming trials {numbers} on "
                     f"{self._spec.selection.confirmation_episodes} fresh seeds"
                 )
-        self._side_by_side(confirm, [c for c in contexts if to_confirm(c)], self._confirmed)
+        point_out(self._folder, contexts)
+        self._side_by_side(confirm, to_confirm, contexts, self._confirmed)
+        point_out(self._folder, contexts)
         for context in contexts:
             best, rows = winner(context), to_play(context)
             if best is not None and rows:
@@ -56,23 +59,23 @@ class AfterSearch:
                     f"{context.dataset}: trial {best['number']} wins; playing {', '.join(rows)} "
                     f"on {self._spec.evaluation.final_episodes} fresh seeds"
                 )
-        self._side_by_side(play_rows, [c for c in contexts if to_play(c)])
+        self._side_by_side(play_rows, to_play, contexts, self._recorded)
         if any(map(to_time, contexts)):
             time.sleep(_SETTLE)
         for context in contexts:
-            if to_time(context):
-                self._side_by_side(time_rows, [context], self._timed)
+            self._side_by_side(time_rows, to_time, [context], self._recorded)
         return self._failed
 
     def _side_by_side(
         self,
         work: Work,
+        todo: Callable[[TaskContext], list[Any]],
         contexts: list[TaskContext],
-        done: Callable[[TaskContext, list[Any]], None] = lambda context, before: None,
+        done: Callable[[TaskContext, list[Any]], None],
     ) -> None:
-        """Call ``work`` for every task in a process of its own, as many at once as fit.
+        """Call ``work`` for every task with something ``todo``, each in a process of its own.
 
-        ``done`` gets each task as its work ends, with what was to be confirmed or timed before.
+        As many at once as fit. ``done`` gets each as its work ends, with what was to be done.
         """
         student = self._spec.resources.student
         # In one process, however many trained.
@@ -82,8 +85,9 @@ class AfterSearch:
             retry_exceptions=[PreemptedError],
         )
         running = {
-            task.remote(work, context.to_json()): (context, to_confirm(context) or to_time(context))
+            task.remote(work, context.to_json()): (context, before)
             for context in contexts
+            if (before := todo(context))
         }
         while running:
             [ready], _ = ray.wait(list(running), num_returns=1)
@@ -108,20 +112,24 @@ class AfterSearch:
             )
             self._progress.say(f"{self._whose(context)}trial {trial['number']} {ending}")
 
-    def _timed(self, context: TaskContext, rows: list[Any]) -> None:
+    def _recorded(self, context: TaskContext, rows: list[Any]) -> None:
+        """Of ``rows``, say those that have their record now: timed, or failed as it was trained."""
         best = winner(context)
         assert best is not None
         for row in rows:
             record = self._folder.rows.get(wanted(context, best)[row])
             if record is None:
                 continue
-            result = record["evaluation"]
+            result = record["evaluation"] or {"score": None, "episodes": None}
+            ending = record["reason"] or (
+                f"{result['score']:.1f} over {result['episodes']} episodes, "
+                f"{record['latency_ms']['median']:.2f} ms per decision"
+            )
             self._progress.event(
                 "row",
-                f"{self._whose(context)}{row}: {result['score']:.1f} over {result['episodes']} "
-                f"episodes, {record['latency_ms']['median']:.2f} ms per decision",
+                f"{self._whose(context)}{row}: {ending}",
                 state=record["status"],
-                score=result["score"],
+                score=None if record["reason"] else result["score"],
                 episodes=result["episodes"],
                 **{key: record[key] for key in ("dataset", "key", "method")},
             )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from ractd_core.files import write_text
 from sweeps.cli_errors import user_errors
-from sweeps.jobs import goes_on
+from sweeps.jobs import goes_on, is_lost, state_of
 from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 
-_LOOK, _REFRESH = 15.0, 30
-"""Seconds between two writings of a watched report, and between two readings of its page."""
+if TYPE_CHECKING:
+    from analysis.report import Report
+
+_LOOK, _REFRESH, _QUIET = 15.0, 30, 600.0
+"""Seconds between two writings of a watched report, between two readings of its page, and without a
+new file until a sweep whose driver nobody sees counts as ended."""
 
 Storage = Annotated[str | None, typer.Option(help="Folder of stages and sweeps.")]
 
@@ -55,30 +62,41 @@ def write(
     from analysis import write_report
 
     with user_errors():
+        names = list(dict.fromkeys(names))
+        root = storage_path(storage)
+        if _means_diff(names, root) and not (watch or pictures):
+            diff(names[1], names[2], storage, out)
+            return
         if out is None and len(names) > 1:
             raise StorageError("a report on several sweeps needs a folder of its own: --out DIR")
         target = None if out is None else out.expanduser().absolute()
-        root = storage_path(storage)
-        while True:
-            # Asked before the records are read: what is written until then is not missed.
-            more = watch and any(goes_on(SweepFolder(root, name)) for name in names)
+        folders = [SweepFolder(root, name) for name in names]
+
+        def once(refresh: int) -> Report:
             for name in names:
                 open_sweep(storage, name)
-            written = write_report(
-                root,
-                names,
-                target,
-                refresh=_REFRESH if more else 0,
-                pictures=pictures,
-            )
-            if not more:
-                break
-            typer.echo(f"{time.strftime('%H:%M:%S')} {written.page}")
-            time.sleep(_LOOK)
+            return write_report(root, names, target, refresh=refresh, pictures=pictures)
+
+        try:
+            while watch and any(_more_to_come(folder) for folder in folders):
+                typer.echo(f"{time.strftime('%H:%M:%S')} {once(_REFRESH).page}")
+                time.sleep(_LOOK)
+        except KeyboardInterrupt:
+            # Nobody writes the page any more, so it must not go on reading itself.
+            once(0)
+            raise
+        # After the last look at the driver: what it wrote until then is not missed.
+        written = once(0)
     typer.echo(written.table)
     typer.echo("")
     for line in written.headlines:
         typer.echo(line)
+    for folder in folders:
+        if watch and is_lost(folder):
+            typer.echo(
+                f"\n{folder.name}: {state_of(folder)}, and nothing new for {_QUIET / 60:.0f} min; "
+                f"`ractd sweep resume {folder.name}` goes on"
+            )
     typer.echo(f"\nreport: {written.page}")
 
 
@@ -100,3 +118,26 @@ def diff(
         else:
             write_text(out.expanduser().absolute(), text)
             typer.echo(f"comparison: {out}")
+
+
+def _means_diff(names: Sequence[str], storage: Path) -> bool:
+    """Whether options stood before the word `diff`, so that it was taken for a sweep's name."""
+    return len(names) == 3 and names[0] == "diff" and not SweepFolder(storage, "diff").path.exists()
+
+
+def _more_to_come(folder: SweepFolder) -> bool:
+    """Whether the sweep goes on; of one whose driver is out of sight, what it writes tells."""
+    return goes_on(folder) and not (is_lost(folder) and time.time() - _last_write(folder) > _QUIET)
+
+
+def _last_write(folder: SweepFolder) -> float:
+    """When the sweep or a stage in the making wrote a file last, in seconds of the system clock."""
+    own = folder.path / "report"
+    times = [0.0]
+    for parent in (folder.path, folder.storage / "stages" / ".building"):
+        for root, _, names in os.walk(parent):
+            for path in (Path(root) / name for name in names):
+                # A temporary file may be gone by now.
+                with suppress(FileNotFoundError):
+                    times.append(0.0 if path.is_relative_to(own) else path.stat().st_mtime)
+    return max(times)

@@ -21,13 +21,14 @@ from ractd_core.data.acquire import ensure
 from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
-from ractd_core.files import lacks_room, read_json, write_json
+from ractd_core.files import lacks_room, write_json
 from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
-from sweeps.confirmation import candidates, confirmation_key, to_confirm, winner
+from sweeps.confirmation import candidates, to_confirm, winner
+from sweeps.current import point_out
 from sweeps.embedded_ray import capacity, embedded_ray
 from sweeps.ending import Ending
-from sweeps.finals import missing, wanted
+from sweeps.finals import missing
 from sweeps.interruption import making_room
 from sweeps.layout import SweepFolder, TaskContext, pin_data, storage_path
 from sweeps.ledger import Record
@@ -226,7 +227,7 @@ class Driver:
 
     def _report(self, contexts: list[TaskContext]) -> None:
         bring_finished(self.folder.path)
-        self._point_out(contexts)
+        point_out(self.folder, contexts)
         report = write_report(self.folder.storage, self.folder.name)
         print(f"\n{report.table}\n", flush=True)
         for line in report.headlines:
@@ -238,21 +239,6 @@ class Driver:
             for c in contexts
             if winner(c) is None
         ]
-
-    def _point_out(self, contexts: list[TaskContext]) -> None:
-        """Say which confirmations and rows are those of the present spec.
-
-        A sweep that was extended has earlier ones too.
-        """
-        path = self.folder.path / "current.json"
-        current = read_json(path) if path.exists() else {}
-        for context in contexts:
-            best = winner(context)
-            current[str(context.dataset)] = {
-                "confirmations": [confirmation_key(context, t) for t in candidates(context)],
-                "rows": list(wanted(context, best).values()) if best else [],
-            }
-        write_json(path, current)
 
     def _news(self) -> list[str]:
         self.budget.tick()

@@ -9,6 +9,8 @@ once. Without diffusion there are ``regression`` of a maze's plan from its ends,
 ``bc``, behaviour cloning. ``rows.py`` says how to name the same by other numbers of calls.
 
 Rows are played first, by as many processes as like to, and timed later, when nothing else runs.
+One whose training diverged has a record that says so, with the scores of those of its training
+seeds that did not, and is not timed.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
 from ractd_core.bench import plan_latency
 from ractd_core.config import Recipe, Sampling
 from ractd_core.files import read_json, write_json
 from ractd_core.policy import Planner
+from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
 from sweeps.confirmation import confirmation, winner
 from sweeps.episodes import summary
@@ -29,11 +34,13 @@ from sweeps.layout import EPISODES, TaskContext, TrialPlan
 from sweeps.ledger import Record
 from sweeps.mirror import fetch, pull, push
 from sweeps.players import (
+    Built,
     Players,
-    build_players,
+    build_player,
     build_stage,
     plan_of_record,
     play,
+    players_of,
     selected_players,
 )
 from sweeps.rows import parse_row, stage_of
@@ -89,9 +96,10 @@ def _unfinished(context: TaskContext) -> dict[str, bool]:
 
 
 def play_rows(context_json: dict[str, Any]) -> None:
-    """Build and play every row that has not been played.
+    """Build and play every row that has not been played; divergence is a result like another.
 
-    One that fails does not keep the others from being played; RowsFailedError names it at the end.
+    One that fails otherwise does not keep the others from being played; RowsFailedError names it at
+    the end.
     """
     _each(context_json, to_play, _play_row)
 
@@ -130,29 +138,36 @@ def _play_row(context: TaskContext, best: Record, row: str) -> None:
     plan = plan_of_record(context, best)
     method, sampling = parse_row(row)
     players, own = _players(plan, best, method)
-    guide = _guide(plan, method, sampling)
-    folder = context.folder.rows.folder(wanted(context, best)[row])
+    key = wanted(context, best)[row]
+    folder = context.folder.rows.folder(key)
     pull(folder)
-    seeds = range(FINAL_SEED, FINAL_SEED + context.spec.evaluation.final_episodes)
-    play(plan, players, seeds, folder / EPISODES, **guide)
+    if players.paths:
+        seeds = range(FINAL_SEED, FINAL_SEED + context.spec.evaluation.final_episodes)
+        guide = _guide(plan, method, sampling)
+        play(plan, players, seeds, folder / EPISODES, **guide)
+    diverged = [f"training seed {seed}: {why}" for seed, why in players.diverged.items()]
+    training_seeds = {*players.paths, *players.diverged}
     confirmed = confirmation(context, best)
     assert confirmed is not None
     chosen = row == "ractd"
     record = {
         **plan.identity(),
-        "training_seed": min(players.paths),
+        "training_seed": min(training_seeds),
         **own,
         "method": row,
         "trial": best["key"],
-        "status": "completed",
-        "reason": None,
-        "training_seeds": len(players.paths),
+        "status": "failed" if diverged else "completed",
+        "reason": failure_reason(DivergedError("; ".join(diverged))) if diverged else None,
+        "training_seeds": len(training_seeds),
         "weights": players.weights,
         **players.trained,
-        "evaluation": summary(folder / EPISODES),
+        "evaluation": summary(folder / EPISODES) if players.paths else None,
         "selection_score": best["selection"]["score"] if chosen else None,
         "confirmation_score": confirmed["confirmation"]["score"] if chosen else None,
     }
+    if diverged:
+        context.folder.rows.put(key, {"kind": "row", **record, **_ending(device())})
+        return
     # Last: a row has been played where this file is.
     write_json(folder / PLAYED, record)
     push(folder, patient=True)
@@ -172,17 +187,23 @@ def _time_row(context: TaskContext, best: Record, row: str) -> None:
     record = {
         "kind": "row",
         **read_json(context.folder.rows.folder(key) / PLAYED),
-        # Where it was timed, which need not be where it was trained or played.
-        "device": where.type,
         # Per window, of which a maze's plan has no number of actions.
         "nfe": planner.calls,
         "reward_gradients": planner.gradients,
         "executed_actions": plan.recipe.policy.executed_actions if actions else None,
         "latency_ms": asdict(latency),
+        # Where it was timed, which need not be where it was trained or played.
+        **_ending(where),
+    }
+    context.folder.rows.put(key, record)
+
+
+def _ending(where: torch.device) -> dict[str, Any]:
+    return {
+        "device": where.type,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    context.folder.rows.put(key, record)
 
 
 def _guide(plan: TrialPlan, method: str, sampling: Sampling) -> dict[str, Any]:
@@ -210,7 +231,13 @@ def _players(plan: TrialPlan, best: Record, method: str) -> tuple[Players, dict[
         params: dict[str, Any] = {"horizon": recipe.window.horizon}
         if method == _GUIDED:
             params["guidance"] = recipe.policy.guidance
-        path, manifest = build_stage(context, kind, recipe)
+        try:
+            if method == _GUIDED:
+                build_stage(context, "reward", plan.recipe)
+            path, manifest = build_stage(context, kind, recipe)
+        except DivergedError as error:
+            seed = getattr(recipe, kind).seed
+            return players_of({}, {seed: str(error)}), {"params": params}
         trained = {key: manifest[key] for key in ("steps", "seconds", "workers")}
         return Players({manifest["config"]["seed"]: path}, trained), {"params": params}
     identity = plan.identity()
@@ -218,8 +245,14 @@ def _players(plan: TrialPlan, best: Record, method: str) -> tuple[Players, dict[
         "params": identity["params"] | {label(path): v for path, v in values.items()},
         "stages": context.request(kind, recipe).parents,
     }
-    seeds = range(min(selected.paths), max(selected.paths) + 1)
-    return build_players(context, kind, recipe, seeds), own
+    built: dict[int, Built] = {}
+    diverged: dict[int, str] = {}
+    for seed in selected.paths:
+        try:
+            built[seed] = build_player(context, kind, recipe, seed)
+        except DivergedError as error:
+            diverged[seed] = str(error)
+    return players_of(built, diverged), own
 
 
 def changes(method: str, recipe: Recipe) -> dict[str, Scalar]:

@@ -29,6 +29,11 @@ def goes_on(folder: SweepFolder) -> bool:
     return job.state in (JobState.RUNNING, JobState.LOST) or has_driver(folder.path)
 
 
+def is_lost(folder: SweepFolder) -> bool:
+    """Whether nothing tells how the driver ended, or whether it works on out of sight."""
+    return _status(folder).state is JobState.LOST
+
+
 def stop(folder: SweepFolder, *, grace: float) -> str:
     """End the driver, here or on another machine, within ``grace`` seconds; its state, in words."""
     job = backend_of(folder).stop(folder.name, grace=grace)

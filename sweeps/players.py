@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ class Players:
     """One model per training seed, alike but for that.
 
     ``trained`` has the ``steps`` and ``seconds`` that all of them took, and their ``workers``;
-    ``weights`` says whether they are those of the ``last`` step or the ``best`` point of a curve.
+    ``weights`` says whether they are those of the ``last`` step or the ``best`` point of a curve;
+    ``diverged`` which training seeds have no model, and why.
     """
 
     paths: dict[int, Path]
     trained: dict[str, Any]
     weights: str = "last"
+    diverged: Mapping[int, str] = field(default_factory=dict)
 
 
 def plan_of_record(context: TaskContext, trial: Record) -> TrialPlan:
@@ -51,7 +54,10 @@ def selected_players(context: TaskContext, trial: Record) -> Players:
     count = context.spec.selection.retrain
     if count:
         first = plan.recipe.student.seed + _RETRAINED
-        return build_players(context, "student", plan.recipe, range(first, first + count))
+        seeds = range(first, first + count)
+        return players_of(
+            {seed: build_player(context, "student", plan.recipe, seed) for seed in seeds}
+        )
     paths = {seed: plan.selected(seed) for seed in plan.training_seeds}
     for path in paths.values():
         fetch(path)
@@ -59,18 +65,25 @@ def selected_players(context: TaskContext, trial: Record) -> Players:
     return Players(paths, trained, "best" if plan.keeps_best else "last")
 
 
-def build_players(context: TaskContext, kind: str, recipe: Recipe, seeds: range) -> Players:
-    """Stages of ``kind``, one per training seed of the student, built if need be."""
-    built = {
-        seed: build_stage(context, kind, apply(recipe, {"student.seed": seed})) for seed in seeds
-    }
+Built = tuple[Path, dict[str, Any]]
+"""A stage's model file and manifest."""
+
+
+def players_of(built: Mapping[int, Built], diverged: Mapping[int, str] | None = None) -> Players:
+    """Models that have been built, by training seed, with what all of them took."""
     manifests = [manifest for _, manifest in built.values()]
     trained = {key: sum(each[key] for each in manifests) for key in ("steps", "seconds")}
-    trained["workers"] = manifests[0]["workers"]
-    return Players({seed: path for seed, (path, _) in built.items()}, trained)
+    trained["workers"] = max((each["workers"] for each in manifests), default=None)
+    paths = {seed: path for seed, (path, _) in built.items()}
+    return Players(paths, trained, diverged=diverged or {})
 
 
-def build_stage(context: TaskContext, kind: str, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
+def build_player(context: TaskContext, kind: str, recipe: Recipe, seed: int) -> Built:
+    """The stage of ``kind`` with a training seed of the student, built if need be."""
+    return build_stage(context, kind, apply(recipe, {"student.seed": seed}))
+
+
+def build_stage(context: TaskContext, kind: str, recipe: Recipe) -> Built:
     """A stage's model file and manifest, after building it and what it is built from."""
     for parent in parent_kinds(kind, recipe):
         build_stage(context, parent, recipe)

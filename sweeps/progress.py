@@ -7,13 +7,14 @@ was printed, and the fields of :data:`FIELDS`.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from sweeps.background import beside
 from sweeps.search_space import Scalar
@@ -59,8 +60,8 @@ class Progress:
         with self._lock:
             if text is not None:
                 print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
-            with self._events.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._events.open("a+b") as file:
+                file.write(_mended(file) + line.encode() + b"\n")
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -98,3 +99,11 @@ class Progress:
                 yield
         finally:
             look()
+
+
+def _mended(file: BinaryIO) -> bytes:
+    """The end of a last line that a crash or a full disk tore, so that the next one is whole."""
+    if not file.tell():
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

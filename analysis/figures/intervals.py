@@ -17,19 +17,23 @@ from analysis.figures.style import (
     method_symbol,
     plain,
 )
-from analysis.published import base_task
+from analysis.published import DOUBTFUL, base_task
 from analysis.tables import PUBLISHED
 
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """A line of the benchmark table; `low` and `high` are NaN where it has no interval."""
+    """A line of the benchmark table; `low` and `high` are NaN where it has no interval.
+
+    `doubt` says why a published score is doubtful, and is empty where it is not.
+    """
 
     method: str
     score: float
     low: float
     high: float
     over: str
+    doubt: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def intervals_info(benchmark: pd.DataFrame) -> IntervalsInfo:
                 float(row["low"]),
                 float(row["high"]),
                 "" if pd.isna(row["interval_over"]) else str(row["interval_over"]),
+                "" if pd.isna(row["conflict"]) else str(row["conflict"]),
             )
             for row in pd.concat([own, theirs]).to_dict("records")
         )
@@ -78,7 +83,7 @@ def plot_intervals(info: IntervalsInfo) -> go.Figure:
             figure.add_trace(_trace(bar, len(bars) - 1 - place), row=row, col=1)
         figure.update_yaxes(
             tickvals=list(range(len(bars))),
-            ticktext=[_short(bar.method) for bar in reversed(bars)],
+            ticktext=[_short(bar) for bar in reversed(bars)],
             range=[-0.6, len(bars) - 0.4],
             row=row,
         )
@@ -108,10 +113,14 @@ def _trace(bar: IntervalBar, place: int) -> go.Scatter:
             "symbol": "diamond-open" if published else method_symbol(bar.method),
         },
         showlegend=False,
-        hovertemplate=f"{plain(bar.method)}<br>%{{x:.1f}}{plain(between)}<extra></extra>",
+        hovertemplate=f"{plain(bar.method)}<br>%{{x:.1f}}{plain(between)}"
+        + (f"<br>{DOUBTFUL} {plain(bar.doubt)}" if bar.doubt else "")
+        + "<extra></extra>",
     )
 
 
-def _short(method: str) -> str:
+def _short(bar: IntervalBar) -> str:
     """The method without what is in brackets, which a phone has no room for."""
-    return plain("published" if method == PUBLISHED else method.partition(" (")[0])
+    if bar.method == PUBLISHED:
+        return f"published {DOUBTFUL}" if bar.doubt else "published"
+    return plain(bar.method.partition(" (")[0])

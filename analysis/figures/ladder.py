@@ -25,6 +25,7 @@ from analysis.figures.style import (
     shades,
 )
 from analysis.records import Records
+from analysis.runs import diverged
 
 _RUNGS = 5
 """At most so many rungs of positive weights, besides σ = 0."""
@@ -83,7 +84,7 @@ def ladder_info(sweep: Records, dataset: str) -> LadderInfo:
     curves = sweep.curves[sweep.curves["dataset"] == dataset]
     trials = sweep.trials[sweep.trials["dataset"] == dataset]
     failed = trials[trials["status"] == "failed"]
-    diverged = failed[failed["reason"].fillna("").str.startswith("diverged")]
+    collapsed = failed[failed["reason"].map(diverged).astype(bool)]
     rungs = []
     for low, high in rungs_of(curves["reward_weight"]):
         inside = curves[curves["reward_weight"].between(low, high)]
@@ -94,7 +95,7 @@ def ladder_info(sweep: Records, dataset: str) -> LadderInfo:
                 high=high,
                 runs=inside.groupby(["sweep", "key", "training_seed"]).ngroups,
                 bands={name: _band(inside, name) for name in _PANELS},
-                diverged=_ends(inside.merge(diverged[["sweep", "key"]])),
+                diverged=_ends(inside.merge(collapsed[["sweep", "key"]])),
             )
         )
     return LadderInfo(dataset, tuple(rungs))

@@ -86,6 +86,7 @@ def plot_pareto(info: ParetoInfo) -> go.Figure:
         )
     for point in info.points:
         colour = method_colour(point.method)
+        between = "" if math.isnan(point.low) else f" [{point.low:.1f}, {point.high:.1f}]"
         figure.add_trace(
             go.Scatter(
                 x=[point.latency_ms],
@@ -107,8 +108,7 @@ def plot_pareto(info: ParetoInfo) -> go.Figure:
                 },
                 name=plain(point.method),
                 hovertemplate=f"{plain(point.method)}, network calls: {point.calls:.3g}<br>"
-                f"%{{x:.3g}} ms: score %{{y:.1f}} [{point.low:.1f}, {point.high:.1f}]"
-                "<extra></extra>",
+                f"%{{x:.3g}} ms: score %{{y:.1f}}{between}<extra></extra>",
             )
         )
     figure.update_xaxes(title_text="milliseconds per decision (median)", type="log", dtick=1)

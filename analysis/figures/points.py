@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.figures.scale import Scale, scale_of
 from analysis.figures.style import plain
 from analysis.records import Records
+from analysis.runs import diverged
 from analysis.schema import PARAM_PREFIX, WEIGHTS
 from analysis.tables import SYMBOLS
 
@@ -62,13 +63,12 @@ def trial_points(sweep: Records, dataset: str) -> tuple[TrialPoint, ...]:
             for name in further
             if isinstance(line[name], list) or not pd.isna(line[name])
         }
-        reason = line["reason"]
         points.append(
             TrialPoint(
                 sweep=str(line["sweep"]),
                 number=int(line["number"]),
                 status=str(line["status"]),
-                diverged=line["status"] == "failed" and str(reason).startswith("diverged"),
+                diverged=line["status"] == "failed" and diverged(line["reason"]),
                 params=params,
                 score=float(line["selection_score"]),
                 last=float(last.get((line["sweep"], line["key"]), math.nan)),

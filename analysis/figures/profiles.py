@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from analysis.figures.style import SCORE_TITLE, apply_style, faded, method_colour, plain
 from analysis.methods import METHODS, method_of
 from analysis.records import Records
-from analysis.stats_tasks import Profile, Runs, performance_profile
+from analysis.runs import rows_that_count, runs_of
+from analysis.stats_tasks import Profile, Runs, counted_score, performance_profile
 
 _THRESHOLDS = 81
 
@@ -27,7 +28,8 @@ class ProfilesInfo:
 def profiles_info(sweep: Records) -> ProfilesInfo:
     """The figure's numbers: a run is a training seed on a dataset, every dataset counts alike.
 
-    No profile where a method has one run only, whose score says all.
+    A run that diverged counts as DIVERGED. No profile where a method has one run only, whose score
+    says all. ValueError as of :func:`analysis.runs.runs_of` on several sweeps that share a dataset.
     """
     runs = _runs(sweep)
     datasets = tuple(sorted({dataset for of_method in runs.values() for dataset in of_method}))
@@ -39,8 +41,9 @@ def profiles_info(sweep: Records) -> ProfilesInfo:
     shown = {method: count for method, count in counts.items() if count > 1}
     if not shown:
         return ProfilesInfo(datasets, {}, {})
-    scores = [s for method in shown for seeds in runs[method].values() for s in seeds.values()]
-    low, high = np.nanmin(scores), np.nanmax(scores)
+    seeds = [seeds for method in shown for seeds in runs[method].values()]
+    scores = [counted_score(score) for each in seeds for score in each.values()]
+    low, high = min(scores), max(scores)
     margin = 0.05 * (high - low) or 1.0
     thresholds = np.linspace(low - margin, high + margin, _THRESHOLDS).tolist()
     profiles = {method: performance_profile(runs[method], thresholds) for method in shown}
@@ -91,17 +94,9 @@ def plot_profiles(info: ProfilesInfo) -> go.Figure:
 
 def _runs(sweep: Records) -> dict[str, Runs]:
     """The scores of each method by dataset and training seed, in the order of the table."""
-    rows = sweep.rows.loc[sweep.rows["status"] == "completed", ["key", "dataset", "method"]]
-    played = sweep.episodes[sweep.episodes["owner"] == "row"]
-    joined = rows.merge(
-        played.groupby(["key", "training_seed"], as_index=False)["score"].mean(), on="key"
-    )
     order = list(METHODS)
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for line in joined.to_dict("records"):
-        of_dataset = found.setdefault(line["method"], {}).setdefault(line["dataset"], {})
-        of_dataset[int(line["training_seed"])] = float(line["score"])
     methods = sorted(
-        found, key=lambda row: (order.index(method_of(row)) if method_of(row) in order else 99, row)
+        rows_that_count(sweep)["method"].unique(),
+        key=lambda row: (order.index(method_of(row)) if method_of(row) in order else 99, row),
     )
-    return {method: found[method] for method in methods}
+    return {method: runs_of(sweep, method) for method in methods}

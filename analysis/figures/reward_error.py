@@ -47,7 +47,7 @@ class RewardErrorInfo:
 def reward_error_info(sweep: Records, dataset: str) -> RewardErrorInfo:
     """The figure's numbers for the trials on `dataset` that were diagnosed."""
     trials = sweep.trials[sweep.trials["dataset"] == dataset]
-    measured = trials.dropna(subset=list(_WHERE), how="all").set_index("number")
+    measured = trials.dropna(subset=list(_WHERE), how="all").set_index(["sweep", "number"])
     lines = measured[[*_WHERE, "reward_bias_own", "reward_rank_own"]].to_dict("index")
     found = tuple(
         RewardErrors(
@@ -57,7 +57,7 @@ def reward_error_info(sweep: Records, dataset: str) -> RewardErrorInfo:
             line["reward_rank_own"],
         )
         for point in trial_points(sweep, dataset)
-        if (line := lines.get(point.number)) is not None
+        if (line := lines.get((point.sweep, point.number))) is not None
     )
     weights = [each.point.params["reward_weight"] for each in found]
     return RewardErrorInfo(dataset, scale_of("reward_weight", weights) if found else None, found)

@@ -11,12 +11,18 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from analysis.figures.style import GREY, SCORE_TITLE, apply_style
+from analysis.figures.style import (
+    GREY,
+    SCORE_TITLE,
+    SEQUENTIAL,
+    STATUS_COLOURS,
+    STATUS_SYMBOLS,
+    apply_style,
+    plain,
+)
 from analysis.records import Records
 
-_SCALE = ["#4f7fd6", "#2fa39a", "#d99a2b"]
-_MARKERS = {"pruned": "x-thin", "failed": "cross"}
-_FAILED_COLOUR = "#d64545"
+_STOPPED = ("pruned", "failed")
 _MOST = 200
 """Trials that can still be told apart, and that a browser draws without delay."""
 
@@ -25,6 +31,7 @@ _MOST = 200
 class StabilityLine:
     """A trial's curve with one training seed; scores are normalized, NaN where there was none."""
 
+    sweep: str
     number: int
     training_seed: int
     status: str
@@ -58,9 +65,9 @@ class StabilityInfo:
 
 
 def stability_info(sweep: Records, dataset: str) -> StabilityInfo:
-    """The stability figure's numbers for the trials on `dataset`, in order of trial number."""
+    """The stability figure's numbers for the trials on `dataset`, by sweep and trial number."""
     curves = sweep.curves[sweep.curves["dataset"] == dataset].sort_values(
-        ["number", "training_seed", "step"]
+        ["sweep", "number", "training_seed", "step"]
     )
     lines = []
     for _, curve in curves.groupby(["sweep", "key", "training_seed"], sort=False):
@@ -69,6 +76,7 @@ def stability_info(sweep: Records, dataset: str) -> StabilityInfo:
         first = curve.iloc[0]
         lines.append(
             StabilityLine(
+                sweep=str(first["sweep"]),
                 number=int(first["number"]),
                 training_seed=int(first["training_seed"]),
                 status=str(first["status"]),
@@ -81,12 +89,12 @@ def stability_info(sweep: Records, dataset: str) -> StabilityInfo:
             )
         )
     trials = int((sweep.trials["dataset"] == dataset).sum())
-    numbers = list(dict.fromkeys(line.number for line in lines))
-    shown = set(numbers[:: max(1, math.ceil(len(numbers) / _MOST))])
-    lines = [line for line in lines if line.number in shown]
+    drawn = list(dict.fromkeys((line.sweep, line.number) for line in lines))
+    shown = set(drawn[:: max(1, math.ceil(len(drawn) / _MOST))])
+    lines = [line for line in lines if (line.sweep, line.number) in shown]
     horizons = tuple(sorted({line.horizon for line in lines}))
-    without = trials - len(numbers)
-    return StabilityInfo(dataset, horizons, tuple(lines), without, len(numbers) - len(shown))
+    without = trials - len(drawn)
+    return StabilityInfo(dataset, horizons, tuple(lines), without, len(drawn) - len(shown))
 
 
 def plot_stability(info: StabilityInfo) -> go.Figure:
@@ -106,7 +114,7 @@ def plot_stability(info: StabilityInfo) -> go.Figure:
         column = info.horizons.index(line.horizon) + 1
         colour = colours[line.reward_weight]
         figure.add_trace(_curve(line, colour), row=1, col=column)
-        if line.status in _MARKERS:
+        if line.status in _STOPPED:
             figure.add_trace(_end_marker(line, colour), row=1, col=column)
     for trace in _legend(info):
         figure.add_trace(trace, row=1, col=1)
@@ -120,7 +128,8 @@ def plot_stability(info: StabilityInfo) -> go.Figure:
 
 def _curve(line: StabilityLine, colour: str) -> go.Scatter:
     hover = (
-        f"trial {line.number}, training seed {line.training_seed} ({line.status})"
+        f"trial {line.number} of {plain(line.sweep)}, training seed {line.training_seed} "
+        f"({line.status})"
         f"<br>α {line.ctm_weight:g}  β {line.dsm_weight:g}  "
         f"σ {line.reward_weight:g}  horizon {line.horizon}"
         "<br>step %{x}: score %{y:.1f}<extra></extra>"
@@ -149,9 +158,9 @@ def _end_marker(line: StabilityLine, colour: str) -> go.Scatter:
 
 
 def _marker(status: str, colour: str) -> dict[str, Any]:
-    shown = _FAILED_COLOUR if status == "failed" else colour
+    shown = STATUS_COLOURS[status] if status == "failed" else colour
     return {
-        "symbol": _MARKERS[status],
+        "symbol": STATUS_SYMBOLS[status],
         "size": 11,
         "color": shown,
         "line": {"width": 2.5 if status == "pruned" else 0, "color": shown},
@@ -163,7 +172,7 @@ def _legend(info: StabilityInfo) -> list[go.Scatter]:
     entries: list[dict[str, Any]] = []
     if any(line.reward_weight <= 0 for line in info.lines):
         entries.append({"mode": "lines", "line": {"color": GREY, "width": 2}, "name": "σ = 0"})
-    for status in _MARKERS:
+    for status in _STOPPED:
         if any(line.status == status for line in info.lines):
             entries.append({"mode": "markers", "marker": _marker(status, GREY), "name": status})
     positive = _positive(info)
@@ -185,7 +194,7 @@ def _colours(weights: Sequence[float]) -> dict[float, str]:
     if logs:
         low, high = _log_range(list(logs.values()))
         places = [(log - low) / (high - low) for log in logs.values()]
-        colours |= dict(zip(logs, sample_colorscale(_SCALE, places), strict=True))
+        colours |= dict(zip(logs, sample_colorscale(SEQUENTIAL, places), strict=True))
     return colours
 
 
@@ -202,7 +211,7 @@ def _colour_axis(positive: Sequence[float]) -> dict[str, Any]:
     # few distinct weights label themselves, many are read against the decades
     ticks = logs if len(logs) <= 6 else [float(d) for d in decades if low <= d <= high]
     return {
-        "colorscale": _SCALE,
+        "colorscale": SEQUENTIAL,
         "cmin": low,
         "cmax": high,
         "colorbar": {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -23,6 +26,7 @@ from analysis.figures.style import (
 from analysis.records import Records
 from analysis.schema import STATUSES
 from analysis.summary import sharing_table
+from analysis.winners_again import read_spec
 
 _COLOURS = {
     "reward": PURPLE,
@@ -61,11 +65,19 @@ class SharedStages:
 
 @dataclass(frozen=True)
 class TimelineInfo:
-    """A sweep's spans and pauses (minutes), and what sharing saved."""
+    """A sweep's spans and pauses (minutes), what sharing saved, and the budget.
+
+    `trained` are the device minutes of trials, `allowed` those that the spec's budget has for them
+    and the stages; `out_of_time` is when drivers have run for its hours. NaN without a budget.
+    """
 
     spans: tuple[Span, ...]
     starts: tuple[float, ...]
     shared: tuple[SharedStages, ...]
+    trials: int
+    trained: float
+    allowed: float
+    out_of_time: float
 
 
 def timeline_info(sweep: Records) -> TimelineInfo:
@@ -76,7 +88,7 @@ def timeline_info(sweep: Records) -> TimelineInfo:
             str(kind),
             len(stages),
             int(stages["uses"].sum()),
-            float(stages["device_seconds"].sum()) / 60,
+            float(stages["spent_seconds"].sum()) / 60,
             float(stages["saved_seconds"].sum()) / 60,
         )
         for kind, stages in table.groupby("kind")
@@ -90,14 +102,47 @@ def timeline_info(sweep: Records) -> TimelineInfo:
         for event, end in zip(events.to_dict("records"), minutes, strict=True)
         if event["kind"] in ("stage", "trial") and event["seconds"] > 0
     ]
-    return TimelineInfo(_in_lanes(spans), tuple(minutes[started].tolist()), shared)
+    limits = _budget(sweep)
+    return TimelineInfo(
+        spans=_in_lanes(spans),
+        starts=tuple(minutes[started].tolist()),
+        shared=shared,
+        trials=len(sweep.trials),
+        trained=float((sweep.trials["seconds"] * sweep.trials["workers"]).sum()) / 60,
+        allowed=60 * limits["device_hours"],
+        out_of_time=_out_of_time(minutes[started].tolist(), minutes.tolist(), 60 * limits["hours"]),
+    )
+
+
+def _budget(sweep: Records) -> dict[str, float]:
+    """The budget's hours and device hours, NaN where there is none or several sweeps are shown."""
+    budget = read_spec(sweep).get("budget") if len(sweep.sweeps) == 1 else None
+    given = budget if isinstance(budget, dict) else {}
+    return {
+        name: float(value) if isinstance(value := given.get(name), int | float) else math.nan
+        for name in ("hours", "device_hours")
+    }
+
+
+def _out_of_time(starts: Sequence[float], events: Sequence[float], limit: float) -> float:
+    """When drivers that log until they end, and began at `starts`, have run for `limit` minutes.
+
+    NaN without a limit, or if they never have.
+    """
+    left = limit
+    for start, following in pairwise([*starts, math.inf]):
+        end = max((event for event in events if start <= event < following), default=start)
+        if end - start >= left:
+            return start + left
+        left -= end - start
+    return math.nan
 
 
 def plot_timeline(info: TimelineInfo) -> go.Figure:
     """Bars over time, dotted lines where the sweep was started; below, the cost of stages."""
     lanes = 1 + max((span.lane for span in info.spans), default=0)
     upper = 24 * lanes + 60
-    lower = 40 * max(1, len(info.shared)) + 60
+    lower = 40 * (len(info.shared) + 1) + 60
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -111,26 +156,39 @@ def plot_timeline(info: TimelineInfo) -> go.Figure:
     for start in info.starts:
         figure.add_vline(x=start, line={"color": GREY, "width": 1, "dash": "dot"}, row=1, col=1)
     kinds = [plain(f"{each.stages} × {each.kind}") for each in info.shared]
-    spent = [each.spent for each in info.shared]
-    saved = [each.saved for each in info.shared]
+    kinds.append(f"{info.trials} × trial")
+    uses = [*(each.uses for each in info.shared), info.trials]
+    spent = [*(each.spent for each in info.shared), info.trained]
+    saved = [*(each.saved for each in info.shared), 0.0]
     for label, colour, values, base in (
         ("device time spent", ORANGE, spent, [0.0] * len(spent)),
         ("saved by sharing", SKY, saved, spent),
     ):
-        if info.shared:
-            figure.add_trace(
-                go.Bar(
-                    y=kinds,
-                    x=values,
-                    base=base,
-                    orientation="h",
-                    name=label,
-                    marker={"color": colour},
-                    customdata=[each.uses for each in info.shared],
-                    hovertemplate=f"{label}: %{{x:.1f}} min, for %{{customdata}} uses"
-                    "<extra></extra>",
-                ),
-                row=2,
+        figure.add_trace(
+            go.Bar(
+                y=kinds,
+                x=values,
+                base=base,
+                orientation="h",
+                name=label,
+                marker={"color": colour},
+                customdata=uses,
+                hovertemplate=f"{label}: %{{x:.1f}} min, for %{{customdata}} uses<extra></extra>",
+            ),
+            row=2,
+            col=1,
+        )
+    # After the bars: an empty plot takes no line.
+    for limit, name, row in (
+        (info.out_of_time, "budget.hours", 1),
+        (info.allowed, "budget.device_hours, trials and stages together", 2),
+    ):
+        if math.isfinite(limit):
+            figure.add_vline(
+                x=limit,
+                line={"color": VERMILLION, "width": 2, "dash": "dash"},
+                annotation={"text": name, "xanchor": "right"},
+                row=row,
                 col=1,
             )
     figure.update_layout(barmode="overlay")
@@ -158,8 +216,9 @@ def _named(event: Mapping[Hashable, Any], numbers: Mapping[str, int]) -> tuple[s
     if event["kind"] == "trial":
         state = event["state"] if event["state"] in STATUSES else "failed"
         return f"trial {state}", f"trial {numbers.get(event['key'], '')} ({state})"
-    kind = event["name"].partition("-")[0]
-    return (kind if kind in _COLOURS else "other stage"), event["name"]
+    name = "unnamed stage" if pd.isna(event["name"]) else event["name"]
+    kind = name.partition("-")[0]
+    return (kind if kind in _COLOURS else "other stage"), name
 
 
 def _in_lanes(spans: Sequence[tuple[str, str, float, float]]) -> tuple[Span, ...]:

@@ -16,13 +16,18 @@ function sort(button) {
   for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const text = (row) => row.cells[head.cellIndex].textContent.trim();
-  const rows = [...table.tBodies[0].rows].sort((one, other) => {
+  const body = table.tBodies[0];
+  // Lines between rows stand for the order they came in, and averages belong below what they sum up.
+  for (const row of body.rows) row.classList.remove("rule");
+  const summaries = [...body.querySelectorAll(".summary")];
+  summaries[0]?.classList.add("rule");
+  const rows = [...body.querySelectorAll("tr:not(.summary)")].sort((one, other) => {
     const [a, b] = [text(one), text(other)];
     // What is missing comes last in either direction.
     if (a === MISSING || b === MISSING) return (a === MISSING) - (b === MISSING);
     return down ? compare(b, a) : compare(a, b);
   });
-  table.tBodies[0].append(...rows);
+  body.append(...rows, ...summaries);
 }
 
 for (const button of document.querySelectorAll("th button")) {

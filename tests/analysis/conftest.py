@@ -126,6 +126,8 @@ class SweepBuilder:
         record |= fields
         folder = self.folder / "rows" / str(record["key"])
         self._json(folder / "record.json", record)
+        if record["evaluation"] is None:
+            return folder
         lines = [
             f"{training_seed},{1_000_000 + i},{2 * (score + place)},{score + place},300\n"
             for place, training_seed in enumerate(training_seeds)

@@ -23,13 +23,18 @@ _DRAWN = "[...document.querySelectorAll('.figure')].every(f => f.querySelector('
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def chromium() -> str:
     found = next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("no Chromium or Chrome on this machine")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -127,6 +132,23 @@ def test_a_click_sorts_a_table_and_another_turns_it(desktop: Opened) -> None:
     assert weights == sorted(weights)
 
 
+def test_averages_stay_below_what_is_sorted(builder: SweepBuilder, browser: Browser) -> None:
+    tasks = ("maze2d-umaze-v1", "maze2d-large-v1", "hopper-medium-v2", "walker2d-medium-v2")
+    for task, score in zip(tasks, (150.0, 90.0, 120.0, 60.0), strict=True):
+        builder.row("ractd", [score], key=task, task=task, dataset=f"local/{task}")
+    page = _open(browser, write_report(builder.storage, "quickstart").page).page
+    table = page.get_by_role("region", name="Normalized scores", exact=False).first
+    first = table.locator("tbody td:first-child")
+    below = ["average of Gym-MuJoCo", "average of Maze2d", "average of all", "total of 4"]
+    assert first.all_text_contents()[2] == below[0]
+    table.get_by_role("button", name="ractd").click()
+    rising = [f"local/{tasks[place]}" for place in (3, 1, 2, 0)]
+    assert first.all_text_contents() == [*rising, *below]
+    assert table.locator("tr.rule td:first-child").all_text_contents() == below[:1]
+    table.get_by_role("button", name="ractd").click()
+    assert first.all_text_contents() == [*rising[::-1], *below]
+
+
 def test_a_legend_shows_and_hides(desktop: Opened) -> None:
     page = desktop.page
     figure = page.locator("figure", has=page.get_by_role("heading", name="Returns", exact=True))
@@ -148,6 +170,28 @@ def test_what_a_record_says_neither_runs_nor_becomes_markup(
     assert opened.page.title() == "Sweep quickstart"
     assert opened.page.locator("img").count() == 0
     assert opened.complaints == []
+
+
+def test_figures_become_pictures_in_dark_ink_on_white(
+    builder: SweepBuilder, chromium: str, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kaleido", reason="kaleido is not installed")
+    monkeypatch.setenv("BROWSER_PATH", chromium)
+    builder.trial(0, curve=[1.0, 2.0])
+    builder.row("ractd")
+    folder = write_report(builder.storage, "quickstart", pictures="svg").folder / "figures"
+    pictures = {path.name: path.read_text() for path in folder.iterdir()}
+    (scores,) = (text for name, text in pictures.items() if "scores-and-their" in name)
+    assert scores.startswith("<svg")
+    assert 'width="640"' in scores
+    assert "rgb(29, 33, 39)" in scores
+    assert "rgb(255, 255, 255)" in scores
+    assert "ractd" in scores
+    page = browser.new_page()
+    for path in folder.iterdir():
+        page.goto(path.as_uri())
+        assert page.locator("svg.main-svg").count() > 0, path
+    page.close()
 
 
 @pytest.mark.slow

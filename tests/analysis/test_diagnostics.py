@@ -128,4 +128,4 @@ def test_the_report_says_why_a_winner_was_not_diagnosed(builder: SweepBuilder) -
     report = write_report(builder.storage, "quickstart")
     why = f"Trial 2 of {builder.dataset} could not be diagnosed: ValueError: &lt;no&gt; window."
     assert why in report.page.read_text()
-    assert why.replace("&gt;", ">") in report.markdown.read_text()
+    assert why.replace("&lt;no&gt;", r"\<no\>") in report.markdown.read_text()

@@ -11,6 +11,7 @@ import pytest
 from analysis import load
 from analysis.figures.returns import plot_returns, returns_info
 from analysis.figures.stability import plot_stability, stability_info
+from analysis.figures.style import STATUS_SYMBOLS
 from analysis.methods import METHODS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def test_plot_stability_marks_how_trials_ended(full: SweepBuilder) -> None:
     curves = [trace for trace in drawn if "lines" in trace.mode]
     markers = [trace.marker.symbol for trace in drawn if trace.mode == "markers"]
     assert len(curves) == 8
-    assert markers == ["x-thin", "x-thin", "cross"]
+    assert markers == [STATUS_SYMBOLS[status] for status in ("pruned", "pruned", "failed")]
     assert {trace.name for trace in figure.data if trace.showlegend is not False} == {
         "σ = 0",
         "pruned",
@@ -141,6 +142,6 @@ def test_a_method_keeps_its_colour_whatever_else_is_drawn(builder: SweepBuilder)
 
 def test_returns_pool_rows_and_take_equal_scores(builder: SweepBuilder) -> None:
     builder.row("ractd", [5.0, 5.0], key="a")
-    builder.row("ractd", [5.0], key="b")
-    (group,) = returns_info(load(builder.storage, ["quickstart"]), builder.dataset).groups
+    type(builder)(builder.storage, "other").row("ractd", [5.0], key="b")
+    (group,) = returns_info(load(builder.storage), builder.dataset).groups
     assert (group.count, group.mean) == (3, 5.0)

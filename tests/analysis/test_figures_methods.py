@@ -18,8 +18,9 @@ from analysis.figures.profiles import plot_profiles, profiles_info
 from analysis.figures.reward_error import plot_reward_error, reward_error_info
 from analysis.figures.stability import stability_info
 from analysis.figures.timeline import plot_timeline, timeline_info
+from analysis.protocol import protocol_lines
 from analysis.records import Records
-from analysis.tables import PUBLISHED, benchmark_table
+from analysis.tables import PUBLISHED, benchmark_table, benchmark_terminal, benchmark_text
 from tests.analysis.conftest import SweepBuilder
 from tests.analysis.generated import write_trials
 
@@ -101,6 +102,15 @@ def test_the_front_is_what_nothing_else_beats_in_both(builder: SweepBuilder) -> 
     assert front.x == (0.5, 1.0, 100.0)
 
 
+def test_a_point_without_an_interval_shows_none(builder: SweepBuilder) -> None:
+    builder.row("ractd", [130.0, 132.0])
+    builder.row("ctd", [120.0])
+    info = pareto_info(benchmark_table(_records(builder)), builder.dataset)
+    hovers = {trace.name: trace.hovertemplate for trace in plot_pareto(info).data}
+    assert "score %{y:.1f} [130.0, 132.0]<" in hovers["ractd"]
+    assert "score %{y:.1f}<" in hovers["ctd"]
+
+
 def test_intervals_are_those_of_the_table_with_the_published_score(full: SweepBuilder) -> None:
     table = benchmark_table(_records(full))
     (bars,) = intervals_info(table).datasets.values()
@@ -111,6 +121,19 @@ def test_intervals_are_those_of_the_table_with_the_published_score(full: SweepBu
     figure = plot_intervals(intervals_info(table))
     assert list(figure.layout.yaxis.ticktext)[-1] == "data"
     assert "over episodes" in figure.data[1].hovertemplate
+
+
+def test_a_doubtful_published_figure_is_marked_wherever_it_stands(builder: SweepBuilder) -> None:
+    builder.row("ractd", dataset="local/kitchen-partial-v0", task="kitchen-partial-v0")
+    records = _records(builder)
+    table = benchmark_table(records)
+    assert benchmark_text(table)["score [95 % CI]"].iloc[-1] == "59.0 ‡"
+    doubt = "order partial,mixed inferred"
+    assert f"59.0: {doubt}" in benchmark_terminal(table)
+    assert any(f"‡ It is doubtful: {doubt}" in line for line in protocol_lines(records))
+    figure = plot_intervals(intervals_info(table))
+    assert figure.layout.yaxis.ticktext[0] == "published ‡"
+    assert f"‡ {doubt}" in figure.data[-1].hovertemplate
 
 
 def test_a_profile_is_the_share_of_runs_above(builder: SweepBuilder) -> None:
@@ -126,6 +149,24 @@ def test_a_profile_is_the_share_of_runs_above(builder: SweepBuilder) -> None:
     assert profile.shares[-1] == 0
     assert list(profile.shares) == sorted(profile.shares, reverse=True)
     assert plot_profiles(info).data[-1].name == "ractd (3)"
+
+
+def test_a_diverged_run_counts_in_a_profile(builder: SweepBuilder) -> None:
+    builder.row("ractd", [100.0], training_seeds=(0, 1))
+    lost: dict[str, Any] = {
+        "status": "failed",
+        "reason": "diverged: NaN",
+        "evaluation": None,
+        "latency": None,
+    }
+    builder.row("ctd", training_seeds=(0, 1), **lost)
+    info = profiles_info(_records(builder))
+    assert info.runs == {"ractd": 2, "ctd": 2}
+    # Both lie at the score of a random policy, and thresholds begin below it.
+    assert info.profiles["ctd"].shares[0] == 1.0
+    profile = info.profiles["ctd"]
+    shares = dict(zip(profile.thresholds, profile.shares, strict=True))
+    assert all(share == (threshold < 0) for threshold, share in shares.items())
 
 
 def test_a_method_that_lacks_a_dataset_has_no_profile(builder: SweepBuilder) -> None:
@@ -148,6 +189,19 @@ def test_the_reward_models_error_is_over_the_variance(builder: SweepBuilder) -> 
     assert (trial.rank, trial.bias) == (0.25, -7.0)
     names = [trace.name for trace in plot_reward_error(info).data]
     assert names == ["data, trained on", "data, held out", "student's own episodes", None]
+
+
+def test_trials_of_equal_numbers_in_two_sweeps_are_two(builder: SweepBuilder) -> None:
+    for name, rank in (("one", 0.25), ("two", 0.75)):
+        each = SweepBuilder(builder.storage, name)
+        for number in range(2):
+            diagnosed = {**_DIAGNOSED, "reward_rank_own": rank}
+            each.trial(number, sigma=1e-3, curve=[1.0, 2.0], diagnostics=diagnosed)
+    records = load(builder.storage, ["one", "two"])
+    errors = reward_error_info(records, builder.dataset)
+    assert [each.rank for each in errors.trials] == [0.25, 0.25, 0.75, 0.75]
+    stability = stability_info(records, builder.dataset)
+    assert (len(stability.lines), stability.without_curve, stability.left_out) == (4, 0, 0)
 
 
 def test_spans_that_overlap_lie_on_several_lanes(builder: SweepBuilder) -> None:
@@ -179,6 +233,38 @@ def test_spans_that_overlap_lie_on_several_lanes(builder: SweepBuilder) -> None:
     (shared,) = info.shared
     assert (shared.stages, shared.uses, shared.spent, shared.saved) == (1, 3, 2.0, 4.0)
     assert len(plot_timeline(info).data) == 6
+    assert info.trials == 3
+    assert info.trained == pytest.approx(3 * 12.3 / 60)
+    assert math.isnan(info.allowed)
+    assert math.isnan(info.out_of_time)
+
+
+def test_the_budget_is_where_drivers_have_run_for_its_hours(builder: SweepBuilder) -> None:
+    (builder.folder / "spec.yaml").write_text("budget: {hours: 0.1, device_hours: 2}")
+    events = [
+        {"time": f"2026-01-05T{time}:00+00:00", "kind": "sweep", "state": state}
+        for time, state in (("10:00", "started"), ("10:04", "interrupted"), ("12:00", "started"))
+    ]
+    ticks: list[dict[str, Any]] = [
+        {"time": f"2026-01-05T12:0{minute}:00+00:00", "kind": "message"} for minute in (1, 5)
+    ]
+    ticks[0] |= {"kind": "stage", "name": "teacher-t", "seconds": 30}
+    log = builder.folder / "events.jsonl"
+    log.write_text("".join(json.dumps(each) + "\n" for each in [*events, *ticks]))
+    info = timeline_info(_records(builder))
+    # Six minutes of drivers: four, and two more after the pause.
+    assert (info.out_of_time, info.allowed) == (122.0, 120.0)
+    lines = [shape for shape in plot_timeline(info).layout.shapes if shape.line.dash == "dash"]
+    assert [line.x0 for line in lines] == [122.0, 120.0]
+    log.write_text(json.dumps(events[0]) + "\n")
+    assert math.isnan(timeline_info(_records(builder)).out_of_time)
+
+
+def test_a_stage_that_was_logged_without_its_name_is_drawn(builder: SweepBuilder) -> None:
+    event = {"time": "2026-01-05T10:02:00+00:00", "kind": "stage", "state": "built", "seconds": 60}
+    (builder.folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+    (span,) = timeline_info(_records(builder)).spans
+    assert (span.what, span.name) == ("other stage", "unnamed stage")
 
 
 def test_of_many_trials_some_lines_are_left_out(tmp_path: Path) -> None:

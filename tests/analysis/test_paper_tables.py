@@ -14,6 +14,7 @@ from analysis.records import Records
 from analysis.runs import runs_of
 from analysis.stats_tasks import aggregate
 from analysis.table import Cell, Table
+from analysis.tables import benchmark_table, benchmark_terminal
 from analysis.tables_ablation import calls_table, reward_place_table, setting_table
 from analysis.tables_all import all_tables
 from analysis.tables_published import published_table
@@ -178,9 +179,59 @@ def test_failed_rows_are_named(builder: SweepBuilder) -> None:
     builder.row("ctm", status="failed", reason="worker died", evaluation=None, latency=None)
     records = analysis.load(builder.storage)
     notes = "\n".join(score_table(records).notes)
-    assert f"2 failed rows (ctd on {builder.dataset}, ctm on {builder.dataset})" in notes
+    assert f"1 failed rows (ctm on {builder.dataset})" in notes
     assert aggregate(runs_of(records, "ctd"), "mean").diverged == 1
     assert runs_of(records, "ctm") == {}
+
+
+def test_rows_of_an_earlier_winner_are_out_of_force_everywhere(builder: SweepBuilder) -> None:
+    """Stopped before its first end and extended, a sweep has rows of two winners."""
+    old, new = "0000abcd", "0001abcd"
+    builder.confirmation(0, 90.0)
+    builder.confirmation(1, 95.0)
+    seeds: dict[str, Any] = {"training_seeds": (0, 1)}
+    for place, dataset in enumerate(("local/maze2d-umaze-v1", "local/maze2d-medium-v1")):
+        task: dict[str, Any] = {"dataset": dataset, "task": dataset.removeprefix("local/")}
+        builder.row("ractd", [50.0, 51.0], key=f"z{place}", trial=old, **seeds, **task)
+        builder.row("ractd", [70.0, 71.0], key=f"a{place}", trial=new, **seeds, **task)
+        builder.row("ctd", [40.0, 41.0], key=f"c{place}", trial=old, **seeds, **task)
+    records = analysis.load(builder.storage)
+    assert sorted(records.rows["key"]) == ["a0", "a1"]
+    table = score_table(records)
+    assert [row[1].text.split(" ")[0] for row in table.rows] == ["71.0", "71.0", "71.0", "142.0"]
+
+
+def test_a_row_with_a_diverged_training_seed_counts_it_and_keeps_the_others(
+    builder: SweepBuilder,
+) -> None:
+    builder.row("ractd", [30.0, 30.0], training_seeds=(0, 1, 2))
+    reason = "diverged: training seed 1: loss not finite at step 7"
+    folder = builder.row(
+        "ctd", [60.0, 62.0], training_seeds=(0, 1, 2), status="failed", reason=reason, latency=None
+    )
+    lines = (folder / "episodes.csv").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("1,")]
+    (folder / "episodes.csv").write_text("\n".join([*kept, ""]))
+    builder.row("bc", status="failed", reason="diverged: x", evaluation=None, latency=None)
+    records = analysis.load(builder.storage)
+    line = benchmark_table(records).set_index("method").loc["ctd"]
+    # Two scores, of 61 and 63, and a random policy's.
+    assert line["score"] == pytest.approx((61.0 + 0.0 + 63.0) / 3)
+    assert line["low"] < 0.0 < 63.0 < line["high"]
+    assert (line["diverged"], line["interval_over"]) == (1, "training seeds")
+    table = score_table(records)
+    row = dict(zip(table.header, (cell.text for cell in table.rows[0]), strict=True))
+    assert row["ctd"].startswith("41.3 [")
+    assert row["ctd"].endswith("], 1 diverged")
+    assert row["bc"] == "0.0, 1 diverged"
+    assert "0.0, 1 diverged" in benchmark_terminal(benchmark_table(records))
+    notes = "\n".join(table.notes)
+    assert f"counts as 0: bc on {builder.dataset} (1 of 1), ctd on {builder.dataset} (1 of 3)." in (
+        notes
+    )
+    assert "Without a score" not in notes
+    found = runs_of(records, "ctd")[builder.dataset]
+    assert found == pytest.approx({0: 61.0, 1: math.nan, 2: 63.0}, nan_ok=True)
 
 
 def _ladder(builder: SweepBuilder, number: int, sigma: float, scores: list[float]) -> None:

@@ -35,7 +35,7 @@ def test_every_example_runs(
         "low=None, high=None",
         "diverged=1",
         r"\toprule",
-        "| σ |",
+        " σ |",
         "secondary notes on arXiv",
     ):
         assert text in printed, text

@@ -184,6 +184,33 @@ def test_damaged_episodes_are_named(builder: SweepBuilder, content: str, message
     assert str(path) in str(caught.value)
 
 
+def test_a_completed_row_needs_its_episodes(builder: SweepBuilder) -> None:
+    folder = builder.row("ractd")
+    (folder / "episodes.csv").unlink()
+    with pytest.raises(RecordError, match=r"episodes.csv: file not found, .* resume the sweep"):
+        load(builder.storage, ["quickstart"])
+
+
+def test_what_no_release_has_written_is_named(builder: SweepBuilder) -> None:
+    rule = {"rule": "newest", "score": 1.0, "std": 0.0, "episodes": 5, "first_seed": 0}
+    builder.trial(0, selection={**rule, **dict.fromkeys(schema.RULES, 1.0)})
+    with pytest.raises(RecordError, match="'rule' is 'newest', expected one of last, best, mean-"):
+        load(builder.storage, ["quickstart"])
+    builder.trial(0)
+    path = builder.row("ctd", status="failed", reason="diverged: NaN") / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "training_seeds": None}))
+    with pytest.raises(RecordError, match="'training_seeds' is None, expected a whole number"):
+        load(builder.storage, ["quickstart"])
+
+
+@pytest.mark.parametrize("current", [{"d": ["key"]}, {"d": {"rows": "key"}}, {"d": {"rows": [1]}}])
+def test_current_keys_must_be_lists_of_texts(builder: SweepBuilder, current: Any) -> None:
+    (builder.folder / "current.json").write_text(json.dumps(current))
+    with pytest.raises(RecordError, match=r"current.json.*expected (an object|.*strings)"):
+        load(builder.storage, ["quickstart"])
+
+
 @pytest.mark.parametrize("score", ["high", True, float("nan")])
 def test_behaviour_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> None:
     builder.data([1.0, score])
@@ -193,20 +220,21 @@ def test_behaviour_scores_must_be_numbers(builder: SweepBuilder, score: Any) -> 
 
 def test_what_an_extension_has_replaced_is_not_reported(builder: SweepBuilder) -> None:
     builder.trial(0)
-    for key in ("old", "new"):
-        builder.row("ractd", [130.0], key=key)
+    for day, key in enumerate(("first", "second"), start=1):
+        finished = f"2026-01-0{day}T10:00:00+00:00"
+        builder.row("ractd", [130.0], key=key, finished=finished)
     for number in (0, 1):
         builder.confirmation(number, 120.0)
     both = load(builder.storage, ["quickstart"])
-    assert (len(both.rows), len(both.confirmations)) == (2, 2)
-    current = {builder.dataset: {"rows": ["new"], "confirmations": ["confirmation1"]}}
+    assert (list(both.rows["key"]), len(both.confirmations)) == (["second"], 2)
+    current = {builder.dataset: {"rows": ["first"], "confirmations": ["confirmation1"]}}
     (builder.folder / "current.json").write_text(json.dumps(current))
     now = load(builder.storage, ["quickstart"])
-    assert list(now.rows["key"]) == ["new"]
+    assert list(now.rows["key"]) == ["first"]
     assert list(now.confirmations["number"]) == [1]
-    # Of a dataset that has not come to its end yet, everything.
+    # Of a dataset without a winner yet, what was played last.
     (builder.folder / "current.json").write_text("{}")
-    assert len(load(builder.storage, ["quickstart"]).rows) == 2
+    assert list(load(builder.storage, ["quickstart"]).rows["key"]) == ["second"]
 
 
 def test_the_schema_is_what_the_frames_have(full: SweepBuilder) -> None:
@@ -293,3 +321,28 @@ def test_a_log_that_is_being_written_is_read_to_its_last_whole_line(builder: Swe
     events = load(builder.storage).events
     assert events["seconds"].tolist() == [3.5]
     assert str(events["time"][0]) == "2026-01-05 10:00:00+00:00"
+
+
+def test_torn_lines_inside_a_log_are_skipped_and_counted(builder: SweepBuilder) -> None:
+    whole = b'{"time": "2026-01-05T10:00:00+00:00", "kind": "stage", "seconds": 3.5}\n'
+    torn = [whole[:30] + whole, b"\x00\x00\xff\n", b"3\n"]
+    (builder.folder / "events.jsonl").write_bytes(b"".join([whole, *torn, whole, whole[:30]]))
+    records = load(builder.storage)
+    assert records.events["seconds"].tolist() == [3.5, 3.5]
+    assert records.sweeps["unreadable_events"].tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "current.json", "data/x.json"])
+def test_nobody_is_told_to_move_a_whole_sweep_away(builder: SweepBuilder, name: str) -> None:
+    builder.data()
+    (builder.folder / name).write_text("{")
+    with pytest.raises(RecordError, match=rf"{name}: not valid JSON .* restore it from a copy"):
+        load(builder.storage)
+
+
+def test_a_damaged_manifest_is_built_again(builder: SweepBuilder) -> None:
+    teacher = builder.stage("teacher", "t")
+    builder.trial(0, stages={"teacher": teacher})
+    (builder.storage / "stages" / teacher / "manifest.json").write_text("{")
+    with pytest.raises(RecordError, match=r"manifest\.json: .* move its folder away"):
+        load(builder.storage)

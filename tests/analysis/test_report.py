@@ -16,7 +16,7 @@ import yaml
 from analysis import RecordError, load, write_report
 from analysis.pictures import PicturesError
 from analysis.schema import FRAMES
-from analysis.summary import failure_lines
+from analysis.winners_again import winners_again
 from sweeps.spec import load_spec
 from tests.analysis.conftest import SweepBuilder
 from tests.analysis.generated import write_trials
@@ -52,6 +52,7 @@ def test_full_report(full: SweepBuilder) -> None:
     assert sorted(path.name for path in report.folder.iterdir()) == [
         "benchmark.csv",
         "data",
+        "files.txt",
         "index.html",
         "report.md",
         "tables",
@@ -61,6 +62,9 @@ def test_full_report(full: SweepBuilder) -> None:
     assert "| ractd " in markdown
     for line in report.headlines:
         assert f"- {line}" in markdown
+    # What the notes call bold and grey is.
+    assert re.search(r"\*\*13\d\.\d \[13\d\.\d, 13\d\.\d\]\*\*", markdown)
+    assert re.search(r"\| \*RACTD \(published, D4RL's own data\)\* +\|", markdown)
     assert len(pd.read_csv(report.benchmark_csv)) == 6
     assert len(pd.read_csv(report.trials_csv)) == 8
 
@@ -122,7 +126,7 @@ def test_only_failed_trials(builder: SweepBuilder) -> None:
     assert "trials: 0 completed, 0 pruned, 1 failed, 1 unfinished" in report.headlines
     assert "out of memory" in report.page.read_text()
     assert "0 diverged" in report.page.read_text()
-    assert "1 × trial: out of memory" in failure_lines(load(builder.storage, ["quickstart"]))
+    assert "0 diverged" in report.markdown.read_text()
     assert "no trial has been scored" in report.markdown.read_text()
 
 
@@ -134,6 +138,32 @@ def test_other_folder_and_rewriting(builder: SweepBuilder, tmp_path: Path) -> No
     assert report.page == out / "index.html"
     assert len(pd.read_csv(report.trials_csv)) == 1
     assert not (builder.folder / "report").exists()
+
+
+def test_a_report_takes_away_what_an_earlier_one_has_left_and_nothing_else(
+    full: SweepBuilder, tmp_path: Path
+) -> None:
+    other = SweepBuilder(full.storage, "other")
+    other.trial(0)
+    for each in (full, other):
+        (each.folder / "spec.yaml").write_text("tasks: []")
+    out = tmp_path / "out"
+    write_report(full.storage, "quickstart", out)
+    (out / "tables" / "mine.md").write_text("mine")
+    (tmp_path / "outside").write_text("mine")
+    with (out / "files.txt").open("a") as file:
+        file.write(f"../outside\n{tmp_path / 'outside'}\n\ntables\n")
+    assert {"benchmark.tex", "mine.md"} < {path.name for path in (out / "tables").iterdir()}
+    write_report(full.storage, "other", out)
+    assert [path.name for path in out.glob("winner-*")] == [
+        "winner-other-local-maze2d-umaze-v1.yaml"
+    ]
+    assert {path.stem for path in (out / "tables").iterdir()} == {"mine", "published"}
+    assert (tmp_path / "outside").exists()
+    listed = set((out / "files.txt").read_text().splitlines())
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written - listed == {"tables/mine.md", "files.txt"}
+    assert listed < written
 
 
 def test_damaged_record_leaves_the_last_report_alone(builder: SweepBuilder) -> None:
@@ -176,6 +206,15 @@ def test_several_sweeps_are_compared_in_one_page(full: SweepBuilder, tmp_path: P
     assert len(pd.read_csv(report.folder / "data" / "sweeps.csv")) == 2
 
 
+def test_torn_lines_of_the_log_are_told(builder: SweepBuilder) -> None:
+    assert "unreadable" not in write_report(builder.storage, "quickstart").page.read_text()
+    (builder.folder / "events.jsonl").write_text('{"time": "2026\n')
+    report = write_report(builder.storage, "quickstart")
+    for text in (report.markdown.read_text(), _Page(report.page.read_text()).text):
+        assert "unreadable lines of events.jsonl" in text
+        assert "1; no score is made from it" in text
+
+
 def test_several_sweeps_need_a_folder(full: SweepBuilder) -> None:
     SweepBuilder(full.storage, "other")
     with pytest.raises(ValueError, match="say where to write"):
@@ -207,7 +246,7 @@ def test_the_winner_comes_with_commands_to_get_it_again(builder: SweepBuilder) -
     text = _Page(report.page.read_text()).text
     assert f"ractd evaluate {model}" in text
     (written,) = report.folder.glob("winner-*.yaml")
-    assert f"ractd sweep run {written}" in text
+    assert f"ractd sweep run {written} --storage {builder.storage}\n" in text
     alone = load_spec(str(written))
     assert (alone.name, alone.trials, len(alone.tasks)) == ("quickstart-winner-maze2d-umaze", 1, 1)
     assert alone.search == {
@@ -219,6 +258,21 @@ def test_the_winner_comes_with_commands_to_get_it_again(builder: SweepBuilder) -
     }
     assert alone.recipe == spec["recipe"]
     assert alone.budget.hours is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"), [("storage", ""), ("my storage", " --storage '{}/my storage'")]
+)
+def test_the_winner_is_trained_into_the_storage_that_has_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, expected: str
+) -> None:
+    monkeypatch.setenv("RACTD_HOME", str(tmp_path))
+    builder = SweepBuilder(tmp_path / folder)
+    builder.trial(0)
+    (builder.folder / "spec.yaml").write_text("tasks: []")
+    (again,) = winners_again(load(builder.storage))
+    (command,) = again.commands(Path("/reports"))
+    assert command == f"ractd sweep run /reports/{again.spec_name}" + expected.format(tmp_path)
 
 
 def test_a_spec_that_is_no_yaml_is_named(builder: SweepBuilder) -> None:
@@ -234,9 +288,31 @@ def test_pictures_without_kaleido_name_the_extra(
     monkeypatch.setitem(sys.modules, "kaleido", None)
     with pytest.raises(PicturesError, match=r"pip install 'ractd\[pictures\]'"):
         write_report(full.storage, "quickstart", pictures="svg")
+    assert not (full.folder / "report").exists()
+
+
+def test_a_browser_that_does_not_start_leaves_a_whole_report(
+    builder: SweepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kaleido", reason="kaleido is not installed")
+    builder.trial(0, curve=[1.0, 2.0])
+    monkeypatch.setenv("BROWSER_PATH", "/bin/false")
+    with pytest.raises(PicturesError, match="no pictures"):
+        write_report(builder.storage, "quickstart", pictures="svg")
+    report = builder.folder / "report"
+    for name in ("index.html", "report.md", "benchmark.csv"):
+        assert (report / name).is_file()
 
 
 def test_two_hundred_trials_fit_into_ten_megabytes(tmp_path: Path) -> None:
     write_trials(tmp_path, 200)
     report = write_report(tmp_path, "large")
     assert report.page.stat().st_size < 10e6
+
+
+def test_a_parameter_may_be_a_list(builder: SweepBuilder) -> None:
+    for number, widths in enumerate(([32, 64], None, [64, 64])):
+        builder.trial(number, params={"student.network.widths": widths}, curve=[1.0, 2.0])
+    (builder.folder / "spec.yaml").write_text("name: quickstart\n")
+    report = write_report(builder.storage, builder.name)
+    assert "[64, 64]" in report.markdown.read_text()

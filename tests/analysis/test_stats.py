@@ -34,6 +34,20 @@ def test_bootstrap_agrees_with_scipy() -> None:
     assert high == pytest.approx(theirs.high, abs=0.05 * width)
 
 
+def test_bootstrap_agrees_with_scipy_on_1000_arrays() -> None:
+    generator = np.random.default_rng(4)
+    apart = []
+    for _ in range(1000):
+        values = generator.gamma(2, 30, generator.integers(10, 60))
+        low, high = _ends(values, repetitions=500)
+        theirs = scipy_stats.bootstrap(
+            (values,), np.mean, n_resamples=500, method="percentile", rng=5
+        ).confidence_interval
+        apart.append(np.array([low - theirs.low, high - theirs.high]) / (theirs.high - theirs.low))
+    assert np.abs(apart).max() < 0.3
+    assert np.mean(apart, axis=0) == pytest.approx([0, 0], abs=0.01)
+
+
 def test_bootstrap_in_blocks_agrees_with_normal_theory() -> None:
     values = np.random.default_rng(0).normal(0, 1, 50_000)
     low, high = _ends(values, repetitions=400)

@@ -52,21 +52,26 @@ def test_statistics_agree_with_scipy_and_numpy_on_1000_arrays() -> None:
 
 
 def test_intervals_of_one_task_agree_with_scipys_bootstrap() -> None:
-    """Drawing one less makes them wider by sqrt(n / (n - 1)), and changes nothing else."""
+    """Wider by sqrt(n / (n - 1)), as one less is drawn, and Student's times the standard error."""
     generator = np.random.default_rng(1)
     ratios = []
-    for _ in range(100):
-        values = generator.normal(generator.uniform(-50, 150), 10, generator.integers(3, 40))
-        ours = aggregate(_runs(values[None]), "mean", repetitions=2000)
+    for _ in range(1000):
+        values = generator.normal(generator.uniform(-50, 150), 10, generator.integers(4, 40))
+        ours = aggregate(_runs(values[None]), "mean", repetitions=1000)
+        quantile = scipy_stats.t.ppf(0.975, values.size - 1)
         theirs = scipy_stats.bootstrap(
-            (values,), np.mean, n_resamples=2000, method="percentile", rng=2
-        ).confidence_interval
+            (values,),
+            np.mean,
+            n_resamples=1000,
+            method="percentile",
+            rng=2,
+        ).standard_error
         assert ours.low is not None
         assert ours.high is not None
         wider = math.sqrt(values.size / (values.size - 1))
-        ratios.append((ours.high - ours.low) / (theirs.high - theirs.low) / wider)
-    assert np.mean(ratios) == pytest.approx(1, abs=0.02)
-    assert np.ptp(ratios) < 0.5
+        ratios.append((ours.high - ours.low) / (2 * quantile * theirs) / wider)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.01)
+    assert np.abs(np.array(ratios) - 1).max() < 0.2
 
 
 @pytest.mark.parametrize("statistic", ["mean", "optimality_gap"])
@@ -80,17 +85,24 @@ def test_the_bootstraps_spread_is_the_standard_error(statistic: str) -> None:
     assert (found.high - found.low) / 2 == pytest.approx(error, rel=0.03)
 
 
-@pytest.mark.parametrize(("tasks", "seeds"), [(9, 5), (9, 10)])
-def test_the_interval_of_the_mean_covers_it(tasks: int, seeds: int) -> None:
+@pytest.mark.parametrize(
+    ("statistic", "tasks", "seeds"),
+    [("mean", 3, 3), ("mean", 9, 10), ("iqm", 3, 3), ("iqm", 9, 5), ("iqm", 2, 2)],
+)
+def test_the_interval_covers_what_runs_scatter_around(
+    statistic: str, tasks: int, seeds: int
+) -> None:
     generator = np.random.default_rng(seeds)
     means, spreads = np.linspace(20, 110, tasks), np.linspace(5, 15, tasks)
+    many = generator.normal(means[:, None], spreads[:, None], (20_000, tasks, seeds))
+    center = STATISTICS[statistic](many.reshape(20_000, -1), [seeds] * tasks).mean()
     covered = 0
     for seed in range(1000):
         table = generator.normal(means[:, None], spreads[:, None], (tasks, seeds))
-        found = aggregate(_runs(table), "mean", repetitions=800, seed=seed)
+        found = aggregate(_runs(table), statistic, repetitions=800, seed=seed)
         assert found.low is not None
         assert found.high is not None
-        covered += found.low <= means.mean() <= found.high
+        covered += found.low <= center <= found.high
     assert _COVERED[0] <= covered / 1000 <= _COVERED[1]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis import load
+from analysis.figures.timeline import timeline_info
 from analysis.protocol import protocol_lines
 from analysis.summary import (
     best_lines,
     count_line,
-    failure_lines,
+    failures_table,
     sharing_line,
     sharing_table,
     speed_up_lines,
@@ -44,6 +45,24 @@ def test_sharing_of_one_trial_and_of_a_lost_stage(builder: SweepBuilder) -> None
     )
 
 
+def test_a_stage_of_another_sweep_is_saved_and_not_spent(builder: SweepBuilder) -> None:
+    teacher = builder.stage("teacher", "t", 3600.0, sweep="first")
+    for number in range(3):
+        builder.trial(number, stages={"teacher": teacher})
+    # It failed before its first step.
+    builder.trial(3, "failed", stages={"teacher": teacher}, steps=0)
+    records = load(builder.storage, ["quickstart"])
+    assert sharing_line(records) == (
+        "sharing: 1 teacher served 3 trials; 0 s of device time spent, 3.0 h saved"
+    )
+    [shared] = timeline_info(records).shared
+    assert (shared.uses, shared.spent, shared.saved) == (3, 0.0, 180.0)
+    builder.stage("teacher", "t", 3600.0, sweep="quickstart")
+    assert "60 min of device time spent, 2.0 h saved" in sharing_line(
+        load(builder.storage, ["quickstart"])
+    )
+
+
 def test_stage_of_a_row_alone_is_not_shared(builder: SweepBuilder) -> None:
     builder.row("regression", stages={"regression": builder.stage("regression", "g")})
     sweep = load(builder.storage, ["quickstart"])
@@ -55,7 +74,7 @@ def test_speed_up(full: SweepBuilder) -> None:
     (line,) = speed_up_lines(load(full.storage, ["quickstart"]))
     assert "in 1 network call is 150x faster than the teacher's 158" in line
     assert "0.9 ms against 135 ms; median, batch 1, cpu" in line
-    assert "published: 142x" in line
+    assert "published, in the abstract of arXiv 2506.07822: 142x" in line
 
 
 def test_every_sampler_of_the_teacher_has_its_speed_up(builder: SweepBuilder) -> None:
@@ -89,6 +108,12 @@ def test_best_row_is_named(builder: SweepBuilder) -> None:
     assert line.endswith("RACTD scores 120.0 [120.0, 120.0] over 2 fresh episodes")
 
 
+def test_the_best_row_says_what_its_interval_is_over(builder: SweepBuilder) -> None:
+    builder.row("ractd", [100.0, 100.0], training_seeds=(0, 1, 2))
+    (line,) = best_lines(benchmark_table(load(builder.storage, ["quickstart"])))
+    assert line.endswith("] over 3 training seeds, 6 fresh episodes")
+
+
 def test_the_best_row_says_what_was_confirmed(builder: SweepBuilder) -> None:
     builder.row("ractd", [100.0], selection_score=120.0, confirmation_score=112.5)
     table = benchmark_table(load(builder.storage, ["quickstart"]))
@@ -97,8 +122,17 @@ def test_the_best_row_says_what_was_confirmed(builder: SweepBuilder) -> None:
 
 
 def test_of_several_winners_the_best_confirmed_is_named(builder: SweepBuilder) -> None:
-    builder.row("ractd", [100.0], key="a", selection_score=150.0, confirmation_score=90.0)
-    builder.row("ractd", [80.0], key="b", selection_score=140.0, confirmation_score=95.0)
+    for number, selected, confirmed, score in ((0, 150.0, 90.0, 100.0), (1, 140.0, 95.0, 80.0)):
+        builder.confirmation(number, confirmed, selected)
+        builder.row(
+            "ractd",
+            [score],
+            # The names of folders say nothing.
+            key=f"r{1 - number}",
+            trial=f"{number:04d}abcd",
+            selection_score=selected,
+            confirmation_score=confirmed,
+        )
     (line,) = best_lines(benchmark_table(load(builder.storage, ["quickstart"])))
     assert "RACTD scores 80.0" in line
 
@@ -113,11 +147,11 @@ def test_counts_and_failures(builder: SweepBuilder) -> None:
     assert count_line(sweep) == (
         "trials: 0 completed, 1 pruned, 3 failed, 0 unfinished; final rows: 1 failed, 0 unfinished"
     )
-    assert failure_lines(sweep) == (
-        "2 × trial: out of memory",
-        "1 × trial: no reason recorded",
-        "1 × final row: worker died",
-    )
+    assert failures_table(sweep)[["count", "of", "reason"]].to_numpy().tolist() == [
+        ["2", "trial", "out of memory"],
+        ["1", "trial", "no reason recorded"],
+        ["1", "final row", "worker died"],
+    ]
 
 
 def test_protocol_says_what_the_numbers_are(full: SweepBuilder) -> None:
@@ -130,6 +164,18 @@ def test_protocol_says_what_the_numbers_are(full: SweepBuilder) -> None:
     assert "percentile bootstrap" in text
     assert "plain regression" in text
     assert "0 is a return of 23.85" in text
+
+
+def test_training_seeds_are_said_by_method(builder: SweepBuilder) -> None:
+    for method in ("ractd", "ctd"):
+        builder.row(method, training_seeds=(0, 1, 2))
+    caution = "One training run says nothing on how far another would land."
+    text = "\n".join(protocol_lines(load(builder.storage, ["quickstart"])))
+    assert "Training seeds: 3." in text
+    assert caution not in text
+    builder.row("teacher")
+    text = "\n".join(protocol_lines(load(builder.storage, ["quickstart"])))
+    assert f"Training seeds: 1 of teacher; 3 of ctd, ractd. {caution}" in text
 
 
 def test_overlapping_seeds_are_called_out(builder: SweepBuilder) -> None:

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 import analysis
-from analysis.table import Cell, Table, render, write_table
+from analysis.table import Cell, Table, markdown_table, render, write_table
 from analysis.tables_all import all_tables
 from tests.analysis.conftest import SweepBuilder
 
@@ -67,6 +68,17 @@ class _HtmlTable(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.rows[-1][-1] += data
+
+
+@given(st.lists(_TEXT | st.sampled_from(["[a](b)", "[a][b]", "_a_b_", "&lt;", "~~a~~", "a_b"])))
+def test_a_reader_of_markdown_sees_the_text_and_no_markup(texts: list[str]) -> None:
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    found = []
+    for token in reader.parse(markdown_table(["one"], [[Cell(text)] for text in ["0", *texts]])):
+        if token.type == "inline":
+            assert {child.type for child in token.children or ()} <= {"text", "text_special"}
+            found.append("".join(child.content for child in token.children or ()))
+    assert found == ["one", "0", *texts]
 
 
 @given(st.lists(_TEXT, min_size=1, max_size=4), st.booleans(), st.booleans())

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures.intervals import intervals_info, plot_intervals
 from analysis.methods import METHODS
 from analysis.protocol import protocol_lines
 from analysis.published import base_task, load_published
@@ -18,7 +19,6 @@ from analysis.tables import (
     benchmark_terminal,
     benchmark_text,
     short_reason,
-    to_markdown,
     trials_table,
     trials_text,
 )
@@ -117,7 +117,7 @@ def test_gradients_of_the_reward_model_stand_beside_network_calls(builder: Sweep
 def test_calls_and_latency_are_shared_by_the_actions_of_a_window(builder: SweepBuilder) -> None:
     row: dict[str, Any] = {"nfe": 20, "latency": 12.0, "reward_gradients": 20}
     for count in (1, 8):
-        builder.row("teacher-guided:ddim-20", key=f"n{count}", executed_actions=count, **row)
+        builder.row(f"teacher-guided:ddim-{count}", executed_actions=count, **row)
     builder.row("regression", nfe=1, latency=4.0, executed_actions=None)
     table = _benchmark(builder).set_index("executed_actions")
     for name, whole, shared in (
@@ -179,12 +179,6 @@ def test_the_interval_is_over_training_seeds_where_there_are_several(
     assert "Interval: of all others, 95 % percentile bootstrap" in protocol
 
 
-def test_row_without_episodes_file_has_no_interval(builder: SweepBuilder) -> None:
-    (builder.row("ractd") / "episodes.csv").unlink()
-    text = benchmark_text(_benchmark(builder))
-    assert text["score [95 % CI]"].iloc[0] == "133.0"
-
-
 def test_failed_row_is_left_out(builder: SweepBuilder) -> None:
     builder.row("ractd", status="failed", reason="worker died", evaluation=None, latency=None)
     assert list(_benchmark(builder)["method"]) == [PUBLISHED]
@@ -197,7 +191,7 @@ def test_task_without_published_score(builder: SweepBuilder) -> None:
 
 def test_empty_sweep_has_an_empty_table(builder: SweepBuilder) -> None:
     assert _benchmark(builder).empty
-    assert "score [95 % CI]" in to_markdown(benchmark_text(_benchmark(builder)))
+    assert "score [95 % CI]" in benchmark_text(_benchmark(builder)).columns
 
 
 def test_trials_table_shows_every_searched_parameter(builder: SweepBuilder) -> None:
@@ -207,11 +201,6 @@ def test_trials_table_shows_every_searched_parameter(builder: SweepBuilder) -> N
     assert list(text["student.width"]) == ["64.0", "–"]
     assert list(text["score"]) == ["130.0", "–"]
     assert list(text["reason"]) == ["–", "boom"]
-
-
-def test_markdown_cell_cannot_break_out() -> None:
-    text = to_markdown(pd.DataFrame({"reason": ["a | b <script>"]}))
-    assert "a \\| b &lt;script>" in text
 
 
 def test_long_reason_is_one_short_line() -> None:
@@ -245,3 +234,26 @@ def test_published_figures_that_contradict_each_other_are_marked() -> None:
 @pytest.mark.parametrize("task", ["maze2d-umaze-v1", "maze2d-umaze"])
 def test_base_task(task: str) -> None:
     assert base_task(task) == "maze2d-umaze"
+
+
+@pytest.mark.parametrize(("task", "doubtful"), [("kitchen-partial-v0", 1), ("maze2d-umaze-v1", 0)])
+def test_a_doubtful_published_score_says_so_wherever_it_stands(
+    builder: SweepBuilder, task: str, doubtful: int
+) -> None:
+    builder.row("ractd", task=task, dataset=f"local/{task}")
+    table = _benchmark(builder)
+    (bars,) = intervals_info(table).datasets.values()
+    figure = plot_intervals(intervals_info(table))
+    told = (
+        benchmark_text(table)["score [95 % CI]"].iloc[-1],
+        str(figure.layout.yaxis.ticktext[0]),
+    )
+    explained = (
+        benchmark_terminal(table),
+        "\n".join(protocol_lines(_sweep(builder))),
+        table["conflict"].fillna("").iloc[-1],
+        bars[-1].doubt,
+        str(figure.data[-1].hovertemplate),
+    )
+    assert [text.endswith(" ‡") for text in told] == [bool(doubtful)] * len(told)
+    assert [text.count("order partial,mixed inferred") for text in explained] == [doubtful] * 5

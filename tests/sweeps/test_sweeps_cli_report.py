@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
 from pathlib import Path
@@ -40,10 +42,23 @@ def test_several_names_need_a_folder_of_their_own(storage: Path, tmp_path: Path)
 
 def test_two_sweeps_are_compared(storage: Path, tmp_path: Path) -> None:
     told = ractd("report", "diff", "one", "two", "--storage", str(storage))
-    assert re.search(r"\| ractd +\| 101\.0 +\| 91\.0 +\| -10\.0 \[-10\.0, -10\.0\]", told)
+    assert re.search(r"\| ractd +\| +101\.0 \| +91\.0 \| +-10\.0 \[-10\.0, -10\.0\]", told)
     written = tmp_path / "diff.md"
     ractd("report", "diff", "one", "two", "--storage", str(storage), "--out", str(written))
     assert written.read_text().startswith("# one and two")
+
+
+def test_options_may_stand_before_diff(storage: Path) -> None:
+    told = ractd("report", "--storage", str(storage), "diff", "one", "two")
+    assert told == ractd("report", "diff", "one", "two", "--storage", str(storage))
+    SweepBuilder(storage, "diff")
+    told = ractd("report", "--storage", str(storage), "diff", "one", "two", code=2)
+    assert "a report on several sweeps needs a folder of its own" in told
+
+
+def test_a_name_twice_is_one_sweep(storage: Path) -> None:
+    told = ractd("report", "one", "one", "--storage", str(storage))
+    assert f"report: {storage / 'sweeps' / 'one' / 'report' / 'index.html'}" in told
 
 
 def test_a_sweep_may_be_called_diff(storage: Path) -> None:
@@ -64,6 +79,45 @@ def test_a_report_is_written_again_until_the_sweep_has_ended(
     refresh = '<meta http-equiv="refresh"'
     assert [refresh in each for each in pages] == [True, True]
     assert refresh not in page.read_text()
+
+
+def test_an_interrupted_watch_leaves_a_page_that_stands_still(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = storage / "sweeps" / "one" / "report" / "index.html"
+    seen = []
+
+    def interrupt(_: float) -> None:
+        seen.append("this page with it" in page.read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_report, "goes_on", lambda _: True)
+    monkeypatch.setattr(time, "sleep", interrupt)
+    ractd("report", "one", "--watch", "--storage", str(storage), code=130)
+    assert seen == [True]
+    assert "this page with it" not in page.read_text()
+    assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_a_sweep_whose_driver_is_lost_is_watched_while_it_writes(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = storage / "sweeps" / "one"
+    run = {"host": "elsewhere", "pid": 1, "started": 1.0}
+    (folder / "job").mkdir()
+    (folder / "job" / "run.json").write_text(json.dumps(run))
+    looks: list[int] = []
+
+    def hours_pass(_: float) -> None:
+        looks.append(len(looks))
+        for path in folder.rglob("*"):
+            os.utime(path, (0, 0) if len(looks) == 2 else None)
+
+    monkeypatch.setattr(time, "sleep", hours_pass)
+    told = ractd("report", "one", "--watch", "--storage", str(storage))
+    assert looks == [0, 1]
+    assert "one: lost, last seen on elsewhere, and nothing new for 10 min" in told
+    assert "`ractd sweep resume one` goes on" in told
 
 
 def test_help_and_no_name() -> None:

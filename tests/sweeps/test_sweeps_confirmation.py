@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from ractd_core.files import write_text
-from sweeps.confirmation import candidates, confirm, confirmation, to_confirm, winner
+from ractd_core.files import read_json, write_text
+from sweeps.confirmation import (
+    candidates,
+    confirm,
+    confirmation,
+    confirmation_key,
+    to_confirm,
+    winner,
+)
+from sweeps.current import point_out
+from sweeps.finals import wanted
 from sweeps.layout import EPISODES, TaskContext
 from sweeps.ledger import Record
 from sweeps.players import plan_of_record, selected_players
@@ -176,3 +185,28 @@ def test_confirmation_never_meets_the_final_seeds(tiny: Spec, tmp_path: Path) ->
     most = FINAL_SEED - CONFIRMATION_SEED - 1
     spec = open_with(tiny, tmp_path, confirmation_episodes=most).spec
     assert CONFIRMATION_SEED + spec.selection.confirmation_episodes <= FINAL_SEED
+
+
+def test_confirmations_and_rows_of_now_are_pointed_out_as_they_are_settled(
+    context: TaskContext,
+) -> None:
+    def now() -> dict[str, list[str]]:
+        point_out(context.folder, [context])
+        found: dict[str, list[str]] = read_json(context.folder.path / "current.json")[
+            str(context.dataset)
+        ]
+        return found
+
+    old = close(context, 0, "completed", 70.0)
+    confirmed(context, {0: 70.0})
+    assert now() == {
+        "confirmations": [confirmation_key(context, old)],
+        "rows": list(wanted(context, old).values()),
+    }
+    # Extended: what is to be confirmed does not hide behind what was, nor do the old rows go yet.
+    new = close(context, 5, "completed", 90.0)
+    keys = [confirmation_key(context, each) for each in (new, old)]
+    assert now() == {"confirmations": keys}
+    write_confirmation(context, new, 150.0)
+    confirm(context.to_json())
+    assert now() == {"confirmations": keys, "rows": list(wanted(context, new).values())}

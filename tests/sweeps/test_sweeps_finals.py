@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analysis
+from analysis.runs import runs_of
 from analysis.tables import benchmark_table
 from ractd_core.bench import Latency, plan_latency
 from ractd_core.data.flat import FlatDataset
 from ractd_core.data.generate import make_local
 from ractd_core.data.store import Original, load, put
 from ractd_core.evaluate import Evaluation, evaluate
-from ractd_core.files import read_json, write_json
+from ractd_core.files import read_json, write_json, write_text
 from ractd_core.policy import Planner, make_policy
 from ractd_core.tasks import DatasetName
 from ractd_core.training import DivergedError
@@ -41,7 +42,7 @@ from sweeps.layout import CURVE, EPISODES, TaskContext
 from sweeps.ledger import Record
 from sweeps.search_space import apply
 from sweeps.spec_parts import FINAL_SEED, SELECTION_SEED
-from sweeps.stage_store import CHECKPOINT, MODEL
+from sweeps.stage_store import CHECKPOINT, DIVERGED, MODEL
 from sweeps.students import reported, selection_seeds
 from sweeps.trial import close_trial, run_trial
 from sweeps.workers import failure_reason
@@ -507,6 +508,57 @@ def test_a_row_that_cannot_be_does_not_keep_the_others_from_being_played(
     assert to_play(context) == ["ctm"]
     time_rows(context.to_json())
     assert missing(context) == ["ctm"]
+
+
+def test_a_row_whose_training_diverges_has_a_record_and_is_not_trained_again(
+    tiny: Spec, tmp_path: Path
+) -> None:
+    small = {part: {**c, "optim": {**c["optim"], "steps": 6}} for part, c in TINY["recipe"].items()}
+    small["regression"]["optim"]["lr"] = 1e30
+    context = open_context(
+        tiny,
+        tmp_path / "storage",
+        rows=["ctd", "regression"],
+        data={"transitions": 1000},
+        training_seeds=2,
+        recipe=small,
+        evaluation={"every": 6, "episodes": 1, "selection_episodes": 1, "final_episodes": 2},
+    )
+    write_json(context.folder.path / "sweep.json", {"created": "2026-01-05T10:00:00+00:00"})
+    make_local(context.dataset, context.spec.data.recipe())
+    fingerprint = load(context.dataset).fingerprint
+    context = TaskContext(context.folder, context.spec, context.dataset, fingerprint)
+    plan = plan_at(context, 1e-3)
+    run_trial({"context": context.to_json(), "values": plan.values, "number": 0}, lambda row: None)
+    confirm(context.to_json())
+    # As another process leaves it that has seen the second student of CTD diverge.
+    recipe = apply(plan.recipe, {**changes("ctd", plan.recipe), "student.seed": 1})
+    store = context.folder.store
+    student = store.building(context.request("student", recipe).name)
+    write_text(student / DIVERGED, "loss not finite at step 7")
+    play_rows(context.to_json())
+    assert to_time(context) == ["ractd"], "a diverged row is not timed"
+    rows = wanted(context, winner(context) or {})
+    records = {row: context.folder.rows.get(key) or {} for row, key in rows.items()}
+    assert records["ctd"]["status"] == records["regression"]["status"] == "failed"
+    assert records["ctd"]["reason"] == "diverged: training seed 1: loss not finite at step 7"
+    assert records["regression"]["reason"].startswith("diverged: training seed 0: loss")
+    assert records["regression"]["evaluation"] is None
+    [kept] = records["ctd"]["evaluation"]["seeds"]
+    assert kept["training_seed"] == 0
+
+    before = sorted(store.root.rglob("*"))
+    for path in store.root.rglob(DIVERGED):
+        path.unlink()
+    finish(context)
+    assert missing(context) == []
+    assert [path for path in before if path.name != DIVERGED] == sorted(store.root.rglob("*"))
+    sweep = analysis.load(tmp_path / "storage", [context.folder.name])
+    found = runs_of(sweep, "ctd")[str(context.dataset)]
+    assert found == pytest.approx({0: kept["score"], 1: np.nan}, nan_ok=True)
+    table = benchmark_table(sweep).set_index("method")
+    assert table.loc["ctd", "score"] == pytest.approx(kept["score"] / 2)
+    assert (table.loc["regression", "score"], table.loc["regression", "diverged"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("retrain", [0, 2])

@@ -363,6 +363,18 @@ def test_what_is_said_is_printed_and_kept(
     assert [line.partition("] ")[2] for line in printed] == ["one: ä", "two"]
 
 
+def test_an_event_after_a_torn_line_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    Progress(path).say("one")
+    with path.open("a") as file:
+        file.write('{"time": "2026')
+    Progress(path).say("two")
+    Progress(path).say("three")
+    lines = path.read_text().splitlines()
+    assert len(lines) == 4
+    assert [json.loads(lines[place])["text"] for place in (0, 2, 3)] == ["one", "two", "three"]
+
+
 def test_an_event_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     progress = Progress(path)
