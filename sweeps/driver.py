@@ -21,7 +21,7 @@ from ractd_core.data.acquire import ensure
 from ractd_core.data.check import behaviour_returns
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import load, origin_of
-from ractd_core.files import lacks_room, write_json
+from ractd_core.files import lacks_room, read_json, write_json
 from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
 from sweeps.confirmation import candidates, to_confirm, winner
