@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ractd_core.files import FileError, read_json, write_json
@@ -13,6 +17,8 @@ from sweeps.stage_store import MANIFEST
 
 _CLOCK = "clock.json"
 _PAUSE = 30.0
+_SILENT = 60.0
+"""Seconds after which a driver that does not tick is taken for gone."""
 
 
 class Budget:
@@ -31,8 +37,15 @@ class Budget:
         self._no_room_until = 0.0
 
     def tick(self) -> None:
-        """Write down how long the drivers have run."""
-        write_json(self._folder.path / _CLOCK, {"seconds": round(self._seconds(), 1)})
+        """Write down how long the drivers have run, and where this one does."""
+        self._write({"host": socket.gethostname(), "pid": os.getpid()})
+
+    def stand_still(self) -> None:
+        """Write down that no driver runs any more."""
+        self._write({})
+
+    def _write(self, driver: dict[str, str | int]) -> None:
+        write_json(self._folder.path / _CLOCK, {"seconds": round(self._seconds(), 1), **driver})
 
     def add(self, record: Record) -> None:
         """Count a trial that has ended."""
@@ -91,3 +104,36 @@ def driver_hours(folder: SweepFolder) -> float:
         return float(read_json(folder.path / _CLOCK)["seconds"]) / 3600
     except (FileNotFoundError, FileError, KeyError, TypeError):
         return 0.0
+
+
+@dataclass(frozen=True)
+class Ticking:
+    """A driver at work: on which host, as which process, and seconds since it was heard of."""
+
+    host: str
+    pid: int
+    age: float
+
+
+def ticking(folder: SweepFolder) -> Ticking | None:
+    """Who drives a sweep, by its clock; None if nobody does, or is not heard of any more.
+
+    On a file system that machines share this tells of drivers on all of them.
+    """
+    path = folder.path / _CLOCK
+    with suppress(OSError, FileError, KeyError, TypeError):
+        clock = read_json(path)
+        found = Ticking(clock["host"], clock["pid"], abs(time.time() - path.stat().st_mtime))
+        if found.age < _SILENT and (found.host != socket.gethostname() or _runs(found.pid)):
+            return found
+    return None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -27,7 +27,7 @@ from sweeps.cli_recipe import recipe
 from sweeps.cli_report import report_app
 from sweeps.cli_track import track
 from sweeps.cli_train import train
-from sweeps.jobs import backend_of, goes_on, state_of, stop
+from sweeps.jobs import backend_of, check_undriven, goes_on, state_of, stop
 from sweeps.layout import (
     StorageError,
     SweepFolder,
@@ -236,6 +236,7 @@ def _drive(folder: SweepFolder, detach: bool, plain: bool) -> int:
     if not ours:
         typer.echo(f"sweep {name} is running already; following it")
     else:
+        check_undriven(folder)
         backend.submit(
             Job(
                 name,

@@ -69,7 +69,19 @@ class Driver:
         self.budget = Budget(folder)
 
     def run(self) -> None:
-        """Everything that is still to be done."""
+        """Everything that is still to be done, with a clock that tells who is at it."""
+        self.budget.tick()
+        try:
+            with self.progress.every(_HEARTBEAT, self._tick):
+                self._run()
+        finally:
+            self.budget.stand_still()
+
+    def _tick(self) -> list[str]:
+        self.budget.tick()
+        return []
+
+    def _run(self) -> None:
         about = self.folder.path / "sweep.json"
         if not about.exists():
             created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -241,7 +253,6 @@ class Driver:
         ]
 
     def _news(self) -> list[str]:
-        self.budget.tick()
         return [*self._messages.new(), *building(self.folder)]
 
     def _search_news(self, contexts: list[TaskContext]) -> list[str]:

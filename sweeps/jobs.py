@@ -1,11 +1,14 @@
-"""A sweep's driver as a job of the backend, or on another machine that shares an object store."""
+"""A sweep's driver as a job of the backend, or on another machine that shares the storage."""
 
 from __future__ import annotations
 
 import time
 
+from filelock import FileLock, Timeout
+
 from cluster import JobState, JobStatus, LocalBackend
-from sweeps.layout import SweepFolder
+from sweeps.budget import ticking
+from sweeps.layout import StorageError, SweepFolder
 from sweeps.mirror import mirror_of
 from sweeps.mirrored_sweep import driver_of, has_driver, request_stop
 
@@ -24,9 +27,27 @@ def state_of(folder: SweepFolder, *, short: bool = False) -> str:
 
 
 def goes_on(folder: SweepFolder) -> bool:
-    """Whether there may be more to see. A driver on another machine counts as lost here."""
-    job = backend_of(folder).status(folder.name)
-    return job.state in (JobState.RUNNING, JobState.LOST) or has_driver(folder.path)
+    """Whether there may be more to see, from a driver on whatever machine."""
+    return _status(folder).state is JobState.RUNNING or has_driver(folder.path)
+
+
+def check_undriven(folder: SweepFolder) -> None:
+    """Raise StorageError while a process, on whatever machine, drives the sweep.
+
+    A job that began beside it would take its log and its place, and then end at its lock.
+    """
+    try:
+        with FileLock(folder.path / "driver.lock", timeout=0):
+            pass
+    except Timeout as error:
+        driver = ticking(folder)
+        where = (
+            "by another process" if driver is None else f"on {driver.host} (process {driver.pid})"
+        )
+        raise StorageError(
+            f"sweep {folder.name} is already being driven {where}; follow or stop it there, "
+            "`ractd sweep status` works here too"
+        ) from error
 
 
 def is_lost(folder: SweepFolder) -> bool:
@@ -36,6 +57,8 @@ def is_lost(folder: SweepFolder) -> bool:
 
 def stop(folder: SweepFolder, *, grace: float) -> str:
     """End the driver, here or on another machine, within ``grace`` seconds; its state, in words."""
+    if mirror_of(folder.path) is None and _job(folder).state is not JobState.RUNNING:
+        check_undriven(folder)
     job = backend_of(folder).stop(folder.name, grace=grace)
     driver = driver_of(folder.path)
     if driver is None or job.state is JobState.STOPPED:
@@ -47,16 +70,27 @@ def stop(folder: SweepFolder, *, grace: float) -> str:
     return _words(_status(folder)) if has_driver(folder.path) else "stopped on request"
 
 
+def _job(folder: SweepFolder) -> JobStatus:
+    return backend_of(folder).status(folder.name)
+
+
 def _status(folder: SweepFolder) -> JobStatus:
-    job = backend_of(folder).status(folder.name)
+    job = _job(folder)
     if job.state is JobState.RUNNING:
         return job
+    if mirror_of(folder.path) is None:
+        found = ticking(folder)
+        return job if found is None else _running(found.pid, found.host, found.age)
     driver = driver_of(folder.path)
     if driver is None:
-        nowhere = job.state is JobState.UNKNOWN and mirror_of(folder.path) is not None
+        nowhere = job.state is JobState.UNKNOWN
         return JobStatus(job.state, detail="no driver on any machine") if nowhere else job
     owner, age = driver
-    said = f"process {owner.pid} on {owner.host}, heard of {age:.0f} s ago"
+    return _running(owner.pid, owner.host, age)
+
+
+def _running(pid: int, host: str, age: float) -> JobStatus:
+    said = f"process {pid} on {host}, heard of {age:.0f} s ago"
     return JobStatus(JobState.RUNNING, detail=said)
 
 

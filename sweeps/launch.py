@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from filelock import FileLock, Timeout
 
 from sweeps.cli_errors import user_errors
 from sweeps.drive import main as drive
 from sweeps.embedded_ray import set_environment
-from sweeps.layout import StorageError, SweepFolder, check_storage
+from sweeps.jobs import check_undriven
+from sweeps.layout import SweepFolder, check_storage
 from sweeps.preflight import PASSED, preflight
 from sweeps.spec import parse_spec
 
@@ -55,13 +55,7 @@ def _begin(spec: Path, storage: str) -> SweepFolder:
     else:
         lines = [f"{PASSED}: the sweep runs on this machine alone"]
     folder.freeze(checked)
-    try:
-        with FileLock(folder.path / "driver.lock", timeout=0):
-            pass
-    except Timeout as error:
-        raise StorageError(
-            f"sweep {folder.name} is already being driven by another process"
-        ) from error
+    check_undriven(folder)
     for line in lines:
         typer.echo(line)
     return folder
