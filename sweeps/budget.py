@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,15 @@ class Budget:
         """Write down how long the drivers have run, and where this one does."""
         self._write({"host": socket.gethostname(), "pid": os.getpid()})
 
-    def stand_still(self) -> None:
-        """Write down that no driver runs any more."""
-        self._write({})
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """A driver at work, from its first tick to the one that says that it has ended."""
+        self.tick()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Not heard of, it is soon taken for gone.
+                self._write({})
 
     def _write(self, driver: dict[str, str | int]) -> None:
         write_json(self._folder.path / _CLOCK, {"seconds": round(self._seconds(), 1), **driver})
@@ -107,7 +114,7 @@ def driver_hours(folder: SweepFolder) -> float:
 
 
 @dataclass(frozen=True)
-class Ticking:
+class AtWork:
     """A driver at work: on which host, as which process, and seconds since it was heard of."""
 
     host: str
@@ -115,7 +122,7 @@ class Ticking:
     age: float
 
 
-def ticking(folder: SweepFolder) -> Ticking | None:
+def heard_of(folder: SweepFolder) -> AtWork | None:
     """Who drives a sweep, by its clock; None if nobody does, or is not heard of any more.
 
     On a file system that machines share this tells of drivers on all of them.
@@ -123,7 +130,7 @@ def ticking(folder: SweepFolder) -> Ticking | None:
     path = folder.path / _CLOCK
     with suppress(OSError, FileError, KeyError, TypeError):
         clock = read_json(path)
-        found = Ticking(clock["host"], clock["pid"], abs(time.time() - path.stat().st_mtime))
+        found = AtWork(clock["host"], clock["pid"], abs(time.time() - path.stat().st_mtime))
         if found.age < _SILENT and (found.host != socket.gethostname() or _runs(found.pid)):
             return found
     return None

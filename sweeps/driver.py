@@ -70,12 +70,8 @@ class Driver:
 
     def run(self) -> None:
         """Everything that is still to be done, with a clock that tells who is at it."""
-        self.budget.tick()
-        try:
-            with self.progress.every(_HEARTBEAT, self._tick):
-                self._run()
-        finally:
-            self.budget.stand_still()
+        with self.budget.ticking(), self.progress.every(_HEARTBEAT, self._tick):
+            self._run()
 
     def _tick(self) -> list[str]:
         self.budget.tick()

@@ -7,7 +7,7 @@ import time
 from filelock import FileLock, Timeout
 
 from cluster import JobState, JobStatus, LocalBackend
-from sweeps.budget import ticking
+from sweeps.budget import heard_of
 from sweeps.layout import StorageError, SweepFolder
 from sweeps.mirror import mirror_of
 from sweeps.mirrored_sweep import driver_of, has_driver, request_stop
@@ -40,7 +40,7 @@ def check_undriven(folder: SweepFolder) -> None:
         with FileLock(folder.path / "driver.lock", timeout=0):
             pass
     except Timeout as error:
-        driver = ticking(folder)
+        driver = heard_of(folder)
         where = (
             "by another process" if driver is None else f"on {driver.host} (process {driver.pid})"
         )
@@ -79,7 +79,7 @@ def _status(folder: SweepFolder) -> JobStatus:
     if job.state is JobState.RUNNING:
         return job
     if mirror_of(folder.path) is None:
-        found = ticking(folder)
+        found = heard_of(folder)
         return job if found is None else _running(found.pid, found.host, found.age)
     driver = driver_of(folder.path)
     if driver is None:

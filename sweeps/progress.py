@@ -11,11 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from ractd_core.files import FileError, lacks_room
 from sweeps.background import beside
 from sweeps.search_space import Scalar
 
@@ -29,6 +30,15 @@ FIELDS: Mapping[Kind, frozenset[str]] = {
 }
 """What an event of each kind may say; ``state`` and what names the subject are always there."""
 _NAMES = frozenset({"state", "name", "dataset", "key", "number", "method"})
+
+
+@contextmanager
+def _if_there_is_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not lacks_room(error):
+            raise
 
 
 class Progress:
@@ -47,7 +57,8 @@ class Progress:
         """One fact with the ``fields`` of its kind, printed if there is a ``text`` for people.
 
         ValueError for a field that the kind does not have, and for one that names its subject and
-        is missing. A number that is not known, or not finite, is None.
+        is missing. A number that is not known, or not finite, is None. Where there is no room, for
+        the log or for the file, it is lost: it may be the very one that says so.
         """
         allowed = FIELDS[kind]
         wrong = (fields.keys() - allowed) | ((allowed & _NAMES) - fields.keys())
@@ -59,8 +70,9 @@ class Progress:
         line = json.dumps({"time": now, "kind": kind, **said, **fields}, allow_nan=False)
         with self._lock:
             if text is not None:
-                print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
-            with self._events.open("a+b") as file:
+                with _if_there_is_room():
+                    print(f"[{minutes:02d}:{seconds:02d}] {text}", flush=True)
+            with _if_there_is_room(), self._events.open("a+b") as file:
                 file.write(_mended(file) + line.encode() + b"\n")
 
     @contextmanager
@@ -79,12 +91,19 @@ class Progress:
 
     @contextmanager
     def every(self, seconds: float, line: Callable[[], list[str]]) -> Iterator[None]:
-        """While the block runs, say ``line()`` every ``seconds`` if it has changed."""
+        """While the block runs, say ``line()`` every ``seconds`` if it has changed.
+
+        Where the storage fails ``line``, or a file of it is damaged, that is said, and ``line`` is
+        called again in its turn.
+        """
         said: list[str] = []
 
         def look() -> None:
             nonlocal said
-            lines = line()
+            try:
+                lines = line()
+            except (OSError, FileError) as error:
+                lines = [f"the storage cannot be used for now: {error}"]
             for text in lines:
                 if text not in said:
                     self.say(text)
@@ -92,7 +111,8 @@ class Progress:
 
         def watch(over: threading.Event) -> None:
             while not over.wait(seconds):
-                look()
+                with suppress(OSError):  # One look less.
+                    look()
 
         try:
             with beside(watch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +232,15 @@ def test_what_does_not_fit_names_what_it_asked_for(kind: str) -> None:
         assert f"{number:g}" in text
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_is_told_with_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     folder = SweepFolder(tmp_path, "one")
     folder.freeze(context({"sigma": RANGE}).spec)
-    (folder.path / "events.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(os, "fsync", full)
     assert drive(str(tmp_path), "one") == 1
     said = capsys.readouterr().err
     assert f"storage {tmp_path} is full" in said

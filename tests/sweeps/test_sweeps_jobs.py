@@ -82,7 +82,8 @@ def test_a_driver_that_is_not_heard_of_any_more_is_lost(
     long_ago = clock.stat().st_mtime - 3600
     os.utime(clock, (long_ago, long_ago))
     assert state_of(folder, short=True) == "unknown"
-    budget.tick()
-    budget.stand_still()
+    monkeypatch.undo()
+    with Budget(folder).ticking():
+        assert state_of(folder, short=True) == "running"
     assert state_of(folder, short=True) == "unknown"
     assert json.loads(clock.read_text()).keys() == {"seconds"}
