@@ -59,13 +59,17 @@ class Budget:
         self._device_seconds += device_seconds(record)
 
     def _count_stages(self) -> None:
-        """Count the stages that this sweep has built since the last look, also in its trials."""
+        """Count the stages that this sweep has built since the last look, also in its trials.
+
+        One that cannot be read, or is being set aside, is looked at again: anybody's may be.
+        """
         manifests = set(self._folder.store.root.glob(f"*/{MANIFEST}"))
         for path in manifests - self._counted:
-            manifest = read_json(path)
-            if manifest.get("sweep") == self._folder.name:
-                self._device_seconds += device_seconds(manifest)
-        self._counted |= manifests
+            with suppress(OSError, FileError):
+                manifest = read_json(path)
+                if manifest.get("sweep") == self._folder.name:
+                    self._device_seconds += device_seconds(manifest)
+                self._counted.add(path)
 
     def spent(self) -> str | None:
         """Which limit has been reached, None while there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -110,6 +111,19 @@ def test_what_was_spent_before_counts(start: Start) -> None:
     )
     assert "device_hours" in (budget.spent() or "")
     assert "device_hours" in (Budget(context.folder).spent() or "")
+
+
+def test_a_damaged_manifest_of_anybody_stops_no_driver(start: Start) -> None:
+    context = start(budget={"device_hours": 1 / 3600})
+    root = context.folder.store.root
+    whole = {"sweep": "one", "seconds": 2, "workers": 1}
+    write_text(root / "teacher-x" / "manifest.json", json.dumps(whole)[:-5])
+    budget = Budget(context.folder)
+    (root / "teacher-y").mkdir()
+    (root / "teacher-y" / "manifest.json").symlink_to(root / "set aside")
+    assert budget.spent() is None
+    write_json(root / "teacher-x" / "manifest.json", whole)
+    assert "device_hours" in (budget.spent() or "")
 
 
 def test_hours_go_on_counting_in_the_next_driver(
