@@ -17,6 +17,7 @@ from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
 from sweeps.interruption import Notices
 from sweeps.jsonl import Row, append_row, read_rows, spent
+from sweeps.memory import micro_batch, with_one_retry
 from sweeps.mirror import address_of, fetch, join, pull, push
 from sweeps.mirrored_sweep import want
 from sweeps.shared_data import bring_data
@@ -38,11 +39,12 @@ def ensure_stage(
 ) -> dict[str, Any]:
     """The stage's manifest, after building it on ``resources`` if nobody has.
 
-    While somebody else builds it this waits, or raises :class:`~sweeps.stage_store.BusyError` if
-    ``wait`` is False.
+    If memory does not suffice it is tried once more, with half the rows at a time. While somebody
+    else builds it this waits, or raises :class:`~sweeps.stage_store.BusyError` if ``wait`` is
+    False.
     """
 
-    def build(folder: Path) -> dict[str, Any]:
+    def train(folder: Path) -> None:
         payload = {
             "kind": request.kind,
             "recipe": request.recipe.model_dump(mode="json"),
@@ -52,11 +54,16 @@ def ensure_stage(
             "folder": str(folder),
             "storage": address_of(store.root),
             "name": request.name,
-            "micro_batch": resources.micro_batch,
+            "micro_batch": micro_batch(folder, resources),
             "compile": resources.compile,
             "sweep": str(scratch.parent),
         }
         run_on_workers(train_stage, payload, resources, scratch)
+
+    def build(folder: Path) -> dict[str, Any]:
+        trained = "student" if request.kind == "joint" else request.kind
+        batch = getattr(request.recipe, trained).optim.batch_size
+        with_one_retry(lambda: train(folder), folder, resources, batch)
         rows = read_rows(folder / METRICS)
         seconds, workers = spent(rows)
         return {

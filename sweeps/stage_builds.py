@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from ractd_core.data.flat import DataError
+from ractd_core.files import lacks_room
 from ractd_core.training import DivergedError
 from sweeps.budget import Budget
 from sweeps.build import ensure_stage
@@ -27,6 +28,7 @@ from sweeps.mirrored_sweep import want
 from sweeps.progress import Progress
 from sweeps.requests import describe
 from sweeps.stage_store import CHECKPOINT, BusyError, StageRequest
+from sweeps.workers import failure_reason
 
 _AGAIN = 2.0
 """Seconds until a stage that somebody else builds is asked for again."""
@@ -57,9 +59,10 @@ class StageBuilds:
     def build(self, kind: str, requests: Iterable[StageRequest]) -> None:
         """Build those of one ``kind`` that are not in the store, as many at once as fit.
 
-        What cannot be built, because it diverges or its data are gone, is left to the trials, which
-        fail with that reason, and once the budget is spent nothing begins. Raises RuntimeError for
-        anything else.
+        What cannot be built, because it diverges, its data are gone or its training fails, is left
+        to the trials that need it, which fail with that reason: those of other tasks can go on. On
+        a full storage building pauses, and once the budget is spent nothing begins. Raises
+        RuntimeError for other trouble with the storage.
         """
         find = self._folder.store.find
         wanted = {request.name: request for request in requests}
@@ -132,17 +135,21 @@ class StageBuilds:
                 self._waits.add(request.name)
                 self._say(f"waiting for {request.name}, which another process is building")
             return True
-        except (DivergedError, DataError) as error:
-            # The trials that need it fail with this reason, and the sweep goes on.
-            self._say(f"a stage cannot be built: {getattr(error, 'cause', error)}")
-            return False
         except RayError as error:
-            cause = getattr(error, "cause", error)
+            cause = getattr(error, "cause", None) or error
+            if lacks_room(cause):
+                self._budget.lacked_room()
+                return True
             # Its processes may go as often as they like, as long as it gets on.
             got_on = self._checkpoint(request) != self._saved[request.name]
-            if isinstance(cause, PreemptedError) or got_on:
+            given_up = isinstance(cause, DivergedError | DataError)
+            if not given_up and (got_on or isinstance(cause, PreemptedError)):
                 return True
-            raise RuntimeError(f"a stage could not be built: {cause}") from error
+            if isinstance(cause, OSError):
+                raise RuntimeError(f"{request.name} could not be built: {cause}") from error
+            # The trials that need it fail with this reason, and the sweep goes on.
+            self._say(f"{describe(request)} cannot be built: {failure_reason(cause)}")
+            return False
         if manifest is None:
             return False  # The driver is ending.
         self._progress.event(

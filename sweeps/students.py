@@ -13,7 +13,7 @@ from ractd_core.data.flat import FlatDataset
 from ractd_core.data.store import load
 from ractd_core.diagnostics import diagnose
 from ractd_core.evaluate import Evaluation, evaluate
-from ractd_core.files import read_json, write_json
+from ractd_core.files import write_json
 from ractd_core.policy import Planner, make_policy
 from ractd_core.stages import Model, load_model, make_stage
 from ractd_core.training import Metrics, Trainer
@@ -21,6 +21,7 @@ from sweeps.episodes import add_episodes, played
 from sweeps.interruption import Notices
 from sweeps.jsonl import Row, append_row, read_rows, spent
 from sweeps.layout import BEST, CURVE, EPISODES, STOP, TrialPlan, plan_of
+from sweeps.memory import micro_batch
 from sweeps.mirror import fetch, pull, push
 from sweeps.selection import best_point
 from sweeps.shared_data import bring_data
@@ -30,7 +31,6 @@ from sweeps.workers import Payload, Report, device, failure_reason
 
 DIAGNOSTICS = "diagnostics.json"
 LATENCY = "latency.json"
-RETRY = "retry.json"
 _TIMED = 50
 """Decisions whose time is taken for the objective ``latency_ms``."""
 
@@ -38,15 +38,6 @@ _TIMED = 50
 def selection_seeds(episodes: int) -> range:
     """Seeds of the search; confirmation and final evaluation never use them."""
     return range(SELECTION_SEED, SELECTION_SEED + episodes)
-
-
-def micro_batch(plan: TrialPlan) -> int | None:
-    """Rows that go through the networks at a time: the spec's, or what a retry has left of them."""
-    retry = plan.folder / RETRY
-    if retry.exists():
-        rows: int = read_json(retry)["micro_batch"]
-        return rows
-    return plan.context.spec.resources.student.micro_batch
 
 
 def over_time(plan: TrialPlan) -> bool:
@@ -125,7 +116,7 @@ class _Student:
             device=self.where,
             checkpoint=self.folder / CHECKPOINT,
             identity=f"{plan.key}, seed {self.seed}",
-            micro_batch=micro_batch(plan),
+            micro_batch=micro_batch(plan.folder, spec.resources.student),
             compile=spec.resources.student.compile,
             saved=lambda: push(plan.folder),
         )

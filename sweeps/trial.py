@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from filelock import FileLock
 
 from ractd_core.files import read_json, write_json, write_text
@@ -18,14 +16,13 @@ from sweeps.episodes import played, summary
 from sweeps.jsonl import read_rows, spent
 from sweeps.layout import ABOUT, CURVE, EPISODES, STOP, TrialPlan, plan_of
 from sweeps.ledger import Record
+from sweeps.memory import RETRY, with_one_retry
 from sweeps.mirror import fetch, pull, push
 from sweeps.selection import selection
 from sweeps.stage_store import CHECKPOINT
 from sweeps.students import (
     DIAGNOSTICS,
     LATENCY,
-    RETRY,
-    micro_batch,
     over_time,
     reported,
     seconds_of,
@@ -38,7 +35,6 @@ from sweeps.workers import (
     WorkersLostError,
     device,
     failure_reason,
-    is_out_of_memory,
     run_on_workers,
 )
 
@@ -95,27 +91,14 @@ def _build_parents(plan: TrialPlan) -> None:
 
 
 def _train(plan: TrialPlan, payload: Payload, report: Report) -> None:
-    """Train the students; if memory does not suffice, once more with half the rows at a time.
-
-    The batch of a step stays what it is, and training goes on from the last checkpoint.
-    """
+    """Train the students, once more if memory does not suffice."""
     resources, scratch = plan.context.spec.resources.student, plan.context.folder.scratch
-    try:
-        run_on_workers(train_students, payload, resources, scratch, report)
-    except Exception as error:
-        share = -(-plan.recipe.student.optim.batch_size // resources.fewest)
-        half = min(micro_batch(plan) or share, share) // 2
-        if not is_out_of_memory(error) or half == 0 or (plan.folder / RETRY).exists():
-            raise
-        write_json(plan.folder / RETRY, {"micro_batch": half, "reason": failure_reason(error)})
-        push(plan.folder, patient=True)
-    else:
-        return
-    # Out here nothing holds on to the frames in which memory was short.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    run_on_workers(train_students, payload, resources, scratch, report)
+    with_one_retry(
+        lambda: run_on_workers(train_students, payload, resources, scratch, report),
+        plan.folder,
+        resources,
+        plan.recipe.student.optim.batch_size,
+    )
 
 
 Saved = frozenset[tuple[Path, int]]

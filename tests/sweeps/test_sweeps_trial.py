@@ -23,10 +23,11 @@ from ractd_core.draws import Draws
 from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_text
 from ractd_core.policy import Planner, make_policy
-from ractd_core.stages import Model, StudentStage
+from ractd_core.stages import Model, StudentStage, TeacherStage
 from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import BEST, CURVE, EPISODES, STOP, SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
+from sweeps.memory import RETRY
 from sweeps.search_space import Scalar
 from sweeps.spec import load_spec
 from sweeps.spec_parts import SELECTION_SEED
@@ -407,6 +408,26 @@ def test_out_of_memory_a_second_time_fails_the_trial(
     assert record["reason"].startswith("out of memory: CUDA out of memory")
     assert [retry["micro_batch"] for retry in record["retries"]] == [8]
     assert [row["step"] for row in rows] == [10, 10]
+
+
+def test_a_stage_is_tried_once_more_with_half_the_rows_too(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TeacherStage.forward
+
+    def measured(self: TeacherStage, draws: Draws) -> Any:
+        if draws.rows > 8:
+            raise SHORT
+        return forward(self, draws)
+
+    monkeypatch.setattr(TeacherStage, "forward", measured)
+    plan, _, record = run(start("stage"))
+    assert record is not None
+    assert record["status"] == "completed"
+    assert record["retries"] == [], "the student had memory enough"
+    store = plan.context.folder.store
+    assert read_json(store.root / plan.student.parents["teacher"] / RETRY)["micro_batch"] == 8
+    assert not (store.root / plan.student.parents["reward"] / RETRY).exists()
 
 
 def test_a_full_disk_is_raised_and_leaves_no_record(
