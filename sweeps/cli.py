@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +38,7 @@ from sweeps.layout import (
     open_sweep,
     storage_path,
 )
+from sweeps.retry import retry_failed
 from sweeps.spec import SpecError, SweepSpec, load_spec, presets
 from sweeps.spec_schema import spec_schema
 
@@ -110,6 +113,10 @@ def sweep_resume(
         str | None,
         typer.Option(help="Go on as this YAML file says: more trials or tasks, a wider search."),
     ] = None,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Run failed trials again, but for diverged ones."),
+    ] = False,
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
     plain: Plain = False,
@@ -120,6 +127,8 @@ def sweep_resume(
         folder.spec_to_run()
         if spec is not None:
             _extend(folder, spec)
+        if retry:
+            _retry(folder)
         raise typer.Exit(_drive(folder, detach, plain))
 
 
@@ -200,12 +209,24 @@ def _extend(folder: SweepFolder, source: str) -> None:
     spec = load_spec(source)
     for name in spec.datasets():
         check_obtainable(name, spec.data.recipe())
-    try:
+    with _while_stopped(folder):
         folder.extend(spec)
+
+
+def _retry(folder: SweepFolder) -> None:
+    with _while_stopped(folder):
+        numbers = ", ".join(map(str, retry_failed(folder)))
+    typer.echo(f"trials {numbers} are run again" if numbers else "no failed trial to run again")
+
+
+@contextmanager
+def _while_stopped(folder: SweepFolder) -> Iterator[None]:
+    try:
+        yield
     except Timeout as error:
         raise StorageError(
             f"sweep {folder.name!r} is running; `ractd sweep stop {folder.name}` first, then "
-            "resume it with the changed spec"
+            "resume it in another way"
         ) from error
 
 

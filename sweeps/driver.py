@@ -44,9 +44,10 @@ from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
 from sweeps.status import building, report_page, task_status
 from sweeps.studies import open_database
-from sweeps.sweep_search import NO_ROOM, QuietProgress, SweepSearch
+from sweeps.sweep_search import NO_ROOM, TROUBLE, QuietProgress, SweepSearch
 from sweeps.trial import run_trial
 from sweeps.versions import versions
+from sweeps.workers import WorkersLostError, failure_reason
 
 _HEARTBEAT = 5.0
 
@@ -265,10 +266,12 @@ def _tune_trial(config: dict[str, Any]) -> None:
     try:
         with making_room(folder.path):
             run_trial(config, tune.report)
-    except OSError as error:
-        if not lacks_room(error):
-            raise
-        tune.report({NO_ROOM: True})
+    except (OSError, WorkersLostError) as error:
+        if lacks_room(error):
+            tune.report({NO_ROOM: True})
+            return
+        tune.report({TROUBLE: failure_reason(error)})
+        raise
 
 
 def _number(value: Any) -> str:

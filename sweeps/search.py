@@ -178,9 +178,16 @@ class StudySearch:
             share(plan.folder / STOP, patient=False)
 
     def on_trial_complete(
-        self, trial_id: str, error: bool = False, *, crowded: bool = False
+        self,
+        trial_id: str,
+        error: bool = False,
+        *,
+        crowded: bool = False,
+        reason: str | None = None,
     ) -> None:
         """Make sure there is a record, and tell the study what it says.
+
+        ``reason`` is why the trial broke, if it could say so.
 
         A trial that broke on a ``crowded`` storage is not to blame: it is suggested again. So is
         one whose processes went, as those of a spot instance do, as long as it gets on.
@@ -192,7 +199,8 @@ class StudySearch:
             if crowded or got_on:
                 self._unfinished.append(trial)
                 return
-            close_trial(plan, self._number(plan), "failed", "its process ended without a word")
+            reason = reason or "its process ended without a word"
+            close_trial(plan, self._number(plan), "failed", reason)
         record = ledger.get(plan.key)
         if record is not None:
             self._done.add(plan.key)
@@ -246,8 +254,14 @@ class StudySearch:
         for record in sorted(records.values(), key=lambda record: record["number"]):
             if record["key"] not in known:
                 self.study.add_trial(self._from_record(record))
+        waiting = [
+            trial.system_attrs.get("fixed_params")
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        ]
         for params in self._begun(known | set(records)):
-            self.study.enqueue_trial(params, skip_if_exists=True)
+            # One that failed and is to be run again is in the study, as failed.
+            if params not in waiting:
+                self.study.enqueue_trial(params)
         return unfinished
 
     def _begun(self, known: set[str]) -> Iterator[dict[str, Scalar]]:

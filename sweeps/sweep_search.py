@@ -17,6 +17,8 @@ from sweeps.search import StudySearch
 
 NO_ROOM = "no_room"
 """What a trial reports that could not write for want of room, before it ends."""
+TROUBLE = "trouble"
+"""What a trial reports of other trouble that is not its own, before it breaks."""
 
 
 class SweepSearch(Searcher):
@@ -36,6 +38,7 @@ class SweepSearch(Searcher):
         self._searches, self._budget, self._say = searches, budget, say
         self._ending = ending
         self._of: dict[str, StudySearch] = {}
+        self._trouble: dict[str, str] = {}
         self._told: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -66,6 +69,8 @@ class SweepSearch(Searcher):
         """Pass a score on."""
         if NO_ROOM in result:
             self._budget.lacked_room()
+        elif TROUBLE in result:
+            self._trouble[trial_id] = result[TROUBLE]
         else:
             self._of[trial_id].on_trial_result(trial_id, result)
 
@@ -75,7 +80,12 @@ class SweepSearch(Searcher):
         """Pass a trial's end on."""
         no_room = NO_ROOM in (result or {})
         crowded = no_room or self._budget.crowded() is not None
-        self._of.pop(trial_id).on_trial_complete(trial_id, error or no_room, crowded=crowded)
+        self._of.pop(trial_id).on_trial_complete(
+            trial_id,
+            error or no_room,
+            crowded=crowded,
+            reason=self._trouble.pop(trial_id, None),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its search for a snapshot that is never restored."""
