@@ -27,7 +27,6 @@ from sweeps.sample import sample
 from sweeps.search_space import (
     Scalar,
     finite,
-    is_finite,
     label,
 )
 from sweeps.shared_storage import check_shared
@@ -44,8 +43,8 @@ _GB = 1e9
 class StagePlan:
     """The stages of one kind that a task's search can ask for.
 
-    ``distinct`` is None where one of ``unlisted``, the fields it depends on, is a range of real
-    numbers: every trial may then build one, ``at_most`` in all.
+    ``distinct`` is None where every trial may build one, ``at_most`` in all: some fields it depends
+    on, those ``unlisted``, are ranges of real numbers, or there are more choices than trials.
     """
 
     kind: str
@@ -207,13 +206,14 @@ def distinct_stages(
     own = stage_parameters(
         context.spec.search, kind, rewarded=bool(context.recipe.teacher.reward_weight)
     )
-    if is_finite(context.recipe, own):
-        requests = stage_requests(context, kind)
+    requests = stage_requests(context, kind)
+    if requests:
         there = sum(context.folder.store.find(request.name) is not None for request in requests)
         return StagePlan(kind, len(requests), there, len(requests), []), requests
     unlisted = [label(p) for p, each in own.items() if finite(context.recipe, p, each) is None]
     drawn = {r.name: r for r in (context.request(kind, recipe) for recipe in recipes)}
-    return StagePlan(kind, None, 0, len(recipes), unlisted), list(drawn.values())
+    there = sum(context.folder.store.find(name) is not None for name in drawn)
+    return StagePlan(kind, None, there, len(recipes), unlisted), list(drawn.values())
 
 
 class _Hours:

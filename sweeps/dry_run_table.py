@@ -38,6 +38,12 @@ def table(plan: DryRun) -> str:
             for stage in task.stages
             if stage.unlisted
         ]
+        lines += [
+            f"{task.dataset}: there are more {stage.kind}s to choose from than trials, so each is "
+            f"built by the first trial that asks for it: up to {stage.at_most} of them"
+            for stage in task.stages
+            if stage.distinct is None and not stage.unlisted
+        ]
     sources = sorted({source for task in plan.tasks for source in task.sources})
     if sources:
         lines.append(f"hours of one device's work, by steps {' and '.join(sources)}")

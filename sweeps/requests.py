@@ -1,4 +1,4 @@
-"""The stages that a search can ask for, known before it starts."""
+"""The stages that a search will ask for, as far as that is known before it starts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from sweeps.layout import TaskContext
 from sweeps.search_space import Parameter, apply, parameters, whole_space
 from sweeps.stage_store import StageRequest
 
+_POINTS = 2000
+"""Points of a space that are looked at, at most: many can ask for one stage."""
+
 
 def stage_requests(context: TaskContext, kind: str) -> list[StageRequest]:
-    """The distinct stages of ``kind`` that the search can ask for.
+    """The distinct stages of ``kind`` that the search can ask for; none if that is left open.
 
-    A field searched over a continuous range has no list of choices: such stages are left to the
-    trials that need them.
+    A field searched over a continuous range has no list of choices, and of more choices than there
+    are trials most would be built for nothing: such stages are left to the trials that need them.
     """
     search, base = context.spec.search, context.recipe
     own = stage_parameters(search, kind, rewarded=bool(base.teacher.reward_weight))
-    recipes = [apply(base, point) for point in whole_space(base, own)]
-    requests = [context.request(kind, recipe) for recipe in recipes]
-    return list({request.name: request for request in requests}.values())
+    found: dict[str, StageRequest] = {}
+    for count, point in enumerate(whole_space(base, own)):
+        request = context.request(kind, apply(base, point))
+        found[request.name] = request
+        if len(found) > context.spec.trials or count == _POINTS:
+            return []
+    return list(found.values())
 
 
 def stage_parameters(

@@ -34,7 +34,7 @@ def context(search: dict[str, Any], **changes: Any) -> TaskContext:
     raw = {
         "name": "one",
         "tasks": ["local/maze2d-umaze-v1"],
-        "trials": 2,
+        "trials": 100,
         "search": search,
         "first_trials": [],
         **changes,
@@ -87,6 +87,25 @@ def test_fields_drawn_from_a_range_are_left_to_the_trials() -> None:
     here = context({"teacher.optim.lr": RANGE, "horizon": {"choices": [128, 160]}})
     assert stage_requests(here, "teacher") == []
     assert len(stage_requests(here, "reward")) == 1
+
+
+def test_more_choices_than_trials_are_left_to_the_trials() -> None:
+    horizons = {"horizon": {"low": 16, "high": 240, "step": 16}}
+    assert len(stage_requests(context(horizons, trials=15), "teacher")) == 15
+    assert stage_requests(context(horizons, trials=14), "teacher") == []
+    many = context({"teacher.seed": {"low": 0, "high": 1_000_000}}, trials=14)
+    assert stage_requests(many, "teacher") == []
+    assert len(stage_requests(many, "reward")) == 1
+
+
+def test_points_of_a_space_that_ask_for_one_stage_are_not_looked_at_without_end() -> None:
+    here = context(
+        {
+            "teacher.reward_weight": {"choices": [0.0]},
+            "reward.seed": {"low": 0, "high": 1_000_000},
+        }
+    )
+    assert stage_requests(here, "teacher") == []
 
 
 @given(

@@ -109,6 +109,22 @@ def test_a_stage_that_depends_on_real_numbers_is_one_per_trial(
     assert "up to 7 of them" in table(found)
 
 
+def test_more_choices_than_trials_are_one_stage_per_trial_at_most(
+    spec_of: Callable[..., SweepSpec], tmp_path: Path
+) -> None:
+    search = {"horizon": {"low": 16, "high": 128, "step": 8}, "sigma": SIGMA}
+    some, all_of_them = (
+        plan(spec_of(trials=trials, search=search), tmp_path).tasks[0] for trials in (4, 15)
+    )
+    assert [(s.distinct, s.at_most) for s in some.stages] == [(None, 4), (1, 1)]
+    assert [(s.distinct, s.at_most) for s in all_of_them.stages] == [(15, 15), (1, 1)]
+    assert some.hours is not None
+    assert all_of_them.hours is not None
+    teacher = 30 * RATES["teacher"] / 3600
+    assert some.hours < all_of_them.hours - 11 * teacher + 1e-9
+    assert "more teachers to choose from than trials" in table(DryRun("x", [some]))
+
+
 def test_what_is_in_the_store_for_these_data_is_not_built_again(
     spec_of: Callable[..., SweepSpec], tmp_path: Path
 ) -> None:
