@@ -6,10 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -92,7 +91,8 @@ def sweep_run(
     with user_errors():
         checked = load_spec(spec)
         if dry or as_json:
-            raise typer.Exit(_dry_run(checked, storage_path(storage or checked.storage), as_json))
+            planned = SweepFolder(storage_path(storage or checked.storage), checked.name)
+            raise typer.Exit(_dry_run(checked, planned, planned.check_same, as_json))
         folder = SweepFolder(check_storage(storage or checked.storage), checked.name)
         for name in checked.datasets():
             check_obtainable(name, checked.data.recipe())
@@ -119,12 +119,19 @@ def sweep_resume(
     ] = False,
     storage: Storage = None,
     detach: Annotated[bool, typer.Option(help="Leave it running and return at once.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the sweep would take in all, stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The dry run as JSON.")] = False,
     plain: Plain = False,
 ) -> None:
     """Go on with a sweep after anything; if it is running, follow it."""
     with user_errors():
         folder = open_sweep(storage, name)
-        folder.spec_to_run()
+        frozen = folder.spec_to_run()
+        if dry or as_json:
+            changed = frozen if spec is None else load_spec(spec)
+            raise typer.Exit(_dry_run(changed, folder, folder.check_extension, as_json))
         if spec is not None:
             _extend(folder, spec)
         if retry:
@@ -230,15 +237,16 @@ def _while_stopped(folder: SweepFolder) -> Iterator[None]:
         ) from error
 
 
-def _dry_run(spec: SweepSpec, storage: Path, as_json: bool) -> int:
+def _dry_run(
+    spec: SweepSpec, folder: SweepFolder, check: Callable[[SweepSpec], None], as_json: bool
+) -> int:
     """Print what a sweep would take; 2 if something would keep it from running."""
     from sweeps.dry_run import dry_run
     from sweeps.dry_run_table import table
     from sweeps.step_times import StepTimes
 
     with progress() as say:
-        folder = SweepFolder(storage, spec.name)
-        plan = dry_run(spec, folder, StepTimes(folder.store, spec.resources, say))
+        plan = dry_run(spec, folder, StepTimes(folder.store, spec.resources, say), check)
     typer.echo(json.dumps(asdict(plan), indent=1) if as_json else table(plan))
     for problem in plan.problems:
         typer.echo(f"error: {problem}", err=True)

@@ -46,7 +46,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say how long a sweep takes on a cluster, and on others, and what holds it up."""
-    from sweeps.dry_run import Times, plan_task
+    from sweeps.costs import Times
+    from sweeps.dry_run import plan_task
     from sweeps.gpu_rates import GpuTimes, on_gpus
     from sweeps.layout import SweepFolder, storage_path
     from sweeps.plan import Nodes, PlanError, estimate, workload

@@ -1,17 +1,17 @@
 """What a sweep would do, before anything of it is done: trials, shared stages, hours, disk.
 
 Nothing is written. Stages are counted by the same requests that the driver makes. Hours are worker
-time (a GPU's where a stage has one); episodes are counted in full length, and the final rows are
-left out.
+time (a GPU's where a stage has one); episodes are counted in full length. Models that final rows
+train beside the search are in the hours, and not in the disk.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -19,7 +19,8 @@ from ractd_core.config import Recipe
 from ractd_core.data.acquire import check_obtainable
 from ractd_core.data.flat import DataError
 from ractd_core.data.store import folder_of, is_present, origin_of
-from ractd_core.tasks import LOCAL, DatasetName, Task
+from ractd_core.tasks import LOCAL, DatasetName
+from sweeps.costs import CostError, Costs, Times
 from sweeps.embedded_ray import ResourceError, check_resources
 from sweeps.layout import StorageError, SweepFolder, TaskContext
 from sweeps.requests import stage_parameters, stage_requests
@@ -32,7 +33,7 @@ from sweeps.search_space import (
 from sweeps.shared_storage import check_shared
 from sweeps.spec import SweepSpec
 from sweeps.stage_store import StageRequest
-from sweeps.step_times import Rate, parameters_of
+from sweeps.step_times import parameters_of
 
 _BYTES = 4
 _KINDS = ("teacher", "reward")
@@ -85,21 +86,18 @@ class DryRun:
     problems: list[str] = field(default_factory=list)
 
 
-class Times(Protocol):
-    """What things cost, None where that is not known (:class:`sweeps.step_times.StepTimes`)."""
+def dry_run(
+    spec: SweepSpec, folder: SweepFolder, times: Times, check: Callable[[SweepSpec], None]
+) -> DryRun:
+    """Plan ``spec`` on the storage of ``folder``, at the costs of ``times``.
 
-    def step(self, kind: str, recipe: Recipe, task: Task) -> Rate | None:
-        """One training step of a stage, in worker seconds."""
-        ...
-
-    def episode(self, recipe: Recipe, task: Task) -> float | None:
-        """Seconds of an evaluation episode of full length."""
-        ...
-
-
-def dry_run(spec: SweepSpec, folder: SweepFolder, times: Times) -> DryRun:
-    """Plan ``spec`` on the storage of ``folder``, at the costs of ``times``."""
-    problems = []
+    ``check`` raises StorageError if the sweep cannot begin, or go on, with it.
+    """
+    problems: list[str] = []
+    try:
+        check(spec)
+    except StorageError as error:
+        problems += str(error).splitlines()
     for dataset in spec.datasets():
         try:
             check_obtainable(dataset, spec.data.recipe())
@@ -167,7 +165,7 @@ def plan_task(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times:
         for values in sample(recipe, spec.search, first, trials, spec.seed)
     ]
     stages = {kind: distinct_stages(context, kind, recipes) for kind in _KINDS}
-    hours = _Hours(context, times)
+    costs = Costs(context, times)
     built = [
         request
         for _, requests in stages.values()
@@ -181,7 +179,15 @@ def plan_task(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times:
     stayed = kept * spec.training_seeds + top * spec.selection.retrain
     each = _size("student", context.recipe, dataset) * (2 if spec.selection.rule == "best" else 1)
     student_gb = stayed * each
-    trained = hours.students(recipes, top)
+    played = [
+        _hours(map(costs.trial, recipes)),
+        _hours(map(costs.confirmation, recipes[:top])),
+        _hours(map(costs.rows, recipes[:1])),
+    ]
+
+    def built_in(requests: list[StageRequest]) -> float | None:
+        return _hours(costs.training(each.kind, each.recipe) for each in requests)
+
     return TaskPlan(
         dataset=str(dataset),
         data=_data(spec, dataset),
@@ -191,11 +197,11 @@ def plan_task(spec: SweepSpec, folder: SweepFolder, dataset: DatasetName, times:
         ],
         stages=[plan for plan, _ in stages.values()],
         students=students,
-        hours=total([trained, *map(hours.stage, built)]),
-        hours_alone=total([trained, *map(hours.stage, alone)]),
+        hours=total([*played, built_in(built)]),
+        hours_alone=total([*played, built_in(alone)]),
         disk_gb=student_gb + sum(_size(r.kind, r.recipe, dataset) for r in built),
         disk_gb_alone=student_gb + sum(_size(r.kind, r.recipe, dataset) for r in alone),
-        sources=sorted(hours.sources),
+        sources=sorted(costs.sources),
     )
 
 
@@ -216,43 +222,12 @@ def distinct_stages(
     return StagePlan(kind, None, there, len(recipes), unlisted), list(drawn.values())
 
 
-class _Hours:
-    """Device-hours of a task's stages and students, and where the rates come from."""
-
-    def __init__(self, context: TaskContext, times: Times) -> None:
-        self._context, self._times = context, times
-        self.sources: set[str] = set()
-
-    def stage(self, request: StageRequest) -> float | None:
-        """Of one stage from its start."""
-        return self._training(request.kind, request.recipe)
-
-    def students(self, recipes: list[Recipe], top: int) -> float | None:
-        """Of all trials' students, and of confirming the ``top`` ones."""
-        spec = self._context.spec
-        evaluation, selection = spec.evaluation, spec.selection
-        found: list[float | None] = []
-        for rank, recipe in enumerate(recipes):
-            episode = self._times.episode(recipe, self._context.dataset.task)
-            training = self._training("student", recipe)
-            if episode is None or training is None:
-                return None
-            points = -(-recipe.student.optim.steps // evaluation.every)
-            played = points * evaluation.episodes + evaluation.selection_episodes
-            found.append(spec.training_seeds * (training + played * episode / 3600))
-            if rank < top:
-                seeds = selection.retrain or spec.training_seeds
-                found.append(selection.retrain * training)
-                found.append(seeds * selection.confirmation_episodes * episode / 3600)
-        return total(found)
-
-    def _training(self, kind: str, recipe: Recipe) -> float | None:
-        rate = self._times.step(kind, recipe, self._context.dataset.task)
-        if rate is None:
-            return None
-        self.sources.add(rate.source)
-        steps: int = getattr(recipe, kind).optim.steps
-        return steps * rate.seconds / 3600
+def _hours(seconds: Iterable[float]) -> float | None:
+    """The sum in hours, None if one is not known."""
+    try:
+        return sum(seconds) / 3600
+    except CostError:
+        return None
 
 
 def _size(kind: str, recipe: Recipe, dataset: DatasetName) -> float:

@@ -166,14 +166,28 @@ class SweepFolder:
         with changing_spec(self.path):
             if not path.exists():
                 self._write(spec)
-            elif self.spec() != spec:
-                raise StorageError(
-                    f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
-                    f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or "
-                    "give the new one another name"
-                )
             else:
-                self.spec_to_run()
+                self.check_same(spec)
+
+    def check_same(self, spec: SweepSpec) -> None:
+        """Raise :class:`StorageError` if there is such a sweep that cannot be run with ``spec``."""
+        path = self.path / "spec.yaml"
+        if not path.exists():
+            return
+        if self.spec() != spec:
+            raise StorageError(
+                f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
+                f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or "
+                "give the new one another name"
+            )
+        self.spec_to_run()
+
+    def check_extension(self, spec: SweepSpec) -> None:
+        """Raise :class:`StorageError`, with every reason, if the sweep cannot go on as ``spec``."""
+        problems = refusals(self.spec_to_run(), spec)
+        if problems:
+            count = "1 change" if len(problems) == 1 else f"{len(problems)} changes"
+            raise StorageError("\n  ".join([f"sweep {self.name!r}: {count} refused", *problems]))
 
     def extend(self, spec: SweepSpec) -> None:
         """Let the sweep go on as ``spec``; the earlier one is kept beside it.
@@ -182,13 +196,8 @@ class SweepFolder:
         :class:`filelock.Timeout` while a driver runs.
         """
         with FileLock(self.path / "driver.lock", timeout=0), changing_spec(self.path):
-            old = self.spec_to_run()
-            problems = refusals(old, spec)
-            if problems:
-                count = "1 change" if len(problems) == 1 else f"{len(problems)} changes"
-                raise StorageError(
-                    "\n  ".join([f"sweep {self.name!r}: {count} refused", *problems])
-                )
+            self.check_extension(spec)
+            old = self.spec()
             if spec == old:
                 return
             earlier = len(list(self.path.glob("spec-*.yaml")))

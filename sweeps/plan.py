@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cluster import JobError
-from ractd_core.config import Recipe
-from ractd_core.tasks import Task
-from sweeps.dry_run import Times, distinct_stages
+from sweeps.costs import Costs, Times
+from sweeps.dry_run import distinct_stages
 from sweeps.layout import SweepFolder, TaskContext
-from sweeps.rows import parse_row, stage_of
 from sweeps.sample import sample
 from sweeps.schedule import Phase, bounds, simulate
 from sweeps.search_space import apply
@@ -30,7 +28,7 @@ _HOUR = 3600.0
 
 
 class PlanError(JobError):
-    """A cluster on which the spec cannot run, or costs that are not known."""
+    """A cluster on which the spec cannot run."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +95,13 @@ def workload(
     """The jobs of ``spec`` at the costs of ``times``; stages in the store are there already.
 
     ``pruned`` is the share of trials that end early, None :data:`PRUNED`. Raises
-    :class:`PlanError` where a cost is not known.
+    :class:`~sweeps.costs.CostError` where a cost is not known.
     """
     share = PRUNED[spec.pruner.kind] if pruned is None else pruned
     work = Work([], [], [], [], [], share)
     for dataset in spec.datasets():
         context = TaskContext(folder, spec, dataset, _fingerprint(dataset))
-        costs = _Costs(context, times)
+        costs = Costs(context, times)
         count = spec.planned_trials(dataset)
         points = sample(context.recipe, spec.search, spec.first_points(dataset), count, spec.seed)
         recipes = [apply(context.recipe, point) for point in points]
@@ -135,65 +133,6 @@ def _pruned(trials: list[float], share: float, spec: SweepSpec) -> list[float]:
         seconds * left if int((index + 1) * share) > int(index * share) else seconds
         for index, seconds in enumerate(trials)
     ]
-
-
-class _Costs:
-    """Device seconds of one task's jobs."""
-
-    def __init__(self, context: TaskContext, times: Times) -> None:
-        self._spec, self._times = context.spec, times
-        self._task: Task = context.dataset.task
-        self._rows = context.spec.rows_of(context.dataset)
-
-    def training(self, kind: str, recipe: Recipe) -> float:
-        """Of a stage from its start."""
-        # What is trained with the student's loss, or without any diffusion, costs at most a
-        # student's steps or a teacher's.
-        timed = {"regression": "teacher", "joint": "student"}.get(kind, kind)
-        rate = self._times.step(timed, recipe, self._task)
-        if rate is None:
-            raise PlanError(f"what a step of a {timed} of {self._task.name} costs is not known")
-        own = recipe.student if kind == "joint" else getattr(recipe, kind)
-        steps: int = own.optim.steps
-        return steps * rate.seconds
-
-    def trial(self, recipe: Recipe) -> float:
-        """Of a trial's students, and of playing them."""
-        evaluation = self._spec.evaluation
-        points = -(-recipe.student.optim.steps // evaluation.every)
-        episodes = points * evaluation.episodes + evaluation.selection_episodes
-        played = episodes * self._episode(recipe)
-        return self._spec.training_seeds * (self.training("student", recipe) + played)
-
-    def confirmation(self, recipe: Recipe) -> float:
-        """Of one candidate."""
-        selection = self._spec.selection
-        seeds = selection.retrain or self._spec.training_seeds
-        trained = selection.retrain * self.training("student", recipe)
-        return trained + seeds * selection.confirmation_episodes * self._episode(recipe)
-
-    def rows(self, recipe: Recipe) -> float:
-        """Of all rows: what they train beside the search, and playing them."""
-        episodes = self._spec.evaluation.final_episodes
-        seeds = self._spec.selection.retrain or self._spec.training_seeds
-        total = seeds * episodes * self._episode(recipe)  # the winner's own
-        for row in self._rows:
-            method, sampling = parse_row(row)
-            kind = stage_of(method)
-            calls = sampling.calls or (
-                2 * recipe.teacher.noise.bins - 2 if kind == "teacher" else 1
-            )
-            players = seeds if kind in ("student", "joint") else 1
-            if kind != "teacher":
-                total += players * self.training(kind, recipe)
-            total += players * episodes * calls * self._episode(recipe)
-        return total
-
-    def _episode(self, recipe: Recipe) -> float:
-        seconds = self._times.episode(recipe, self._task)
-        if seconds is None:
-            raise PlanError(f"what an episode of {self._task.name} costs is not known")
-        return seconds
 
 
 def estimate(spec: SweepSpec, work: Work, nodes: Nodes, name: str) -> Estimate:

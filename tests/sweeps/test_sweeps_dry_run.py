@@ -56,7 +56,8 @@ class Known:
 
 
 def plan(spec: SweepSpec, storage: Path) -> DryRun:
-    return dry_run(spec, SweepFolder(storage, spec.name), Known())
+    folder = SweepFolder(storage, spec.name)
+    return dry_run(spec, folder, Known(), folder.check_same)
 
 
 def built(spec: SweepSpec, storage: Path, kind: str, fingerprint: str, seconds: float) -> None:
@@ -162,21 +163,25 @@ def _tiny_recipe(**changes: Any) -> dict[str, Any]:
 def test_forty_trials_on_three_horizons_share_three_teachers_and_one_reward_model(
     spec_of: Callable[..., SweepSpec], tmp_path: Path
 ) -> None:
-    evaluation = {"every": 20, "episodes": 3, "selection_episodes": 4}
+    evaluation = {"every": 20, "episodes": 3, "selection_episodes": 4, "final_episodes": 5}
     spec = spec_of(
         trials=40,
         search={"horizon": {"choices": [16, 32, 48]}, "sigma": SIGMA},
         evaluation=evaluation,
         training_seeds=2,
         selection={"top": 3, "retrain": 1, "confirmation_episodes": 10},
+        rows=["regression", "teacher:ddim-20"],
     )
     [task] = plan(spec, tmp_path).tasks
     # All stages train for 30 steps; a curve has two points, after 20 and 30.
     teacher, reward = 30 * RATES["teacher"], 30 * RATES["reward"]
     student, episodes = 30 * RATES["student"], 2 * 3 + 4
     trials = 40 * 2 * (student + episodes * EPISODE) + 3 * (student + 10 * EPISODE)
-    assert task.hours == pytest.approx((trials + 3 * teacher + reward) / 3600)
-    assert task.hours_alone == pytest.approx((trials + 40 * (teacher + reward)) / 3600)
+    # The winner's retrained student plays, a regression after 20 steps, and the teacher 20 times
+    # as long.
+    rows = (1 + 1 + 20) * 5 * EPISODE + 20 * RATES["teacher"]
+    assert task.hours == pytest.approx((trials + rows + 3 * teacher + reward) / 3600)
+    assert task.hours_alone == pytest.approx((trials + rows + 40 * (teacher + reward)) / 3600)
     assert task.students == 40 * 2 + 3
     alone, shared = task.hours_alone or 0, task.hours or 1
     assert f"a factor of {alone / shared:.1f}" in table(DryRun("x", [task]))
@@ -269,7 +274,8 @@ def test_hours_of_a_gpu_that_is_not_here_are_not_made_up(
 ) -> None:
     spec = spec_of(resources={"student": {"gpus": 1}})
     folder = SweepFolder(tmp_path, "x")
-    found = dry_run(spec, folder, StepTimes(folder.store, spec.resources, lambda line: None))
+    times = StepTimes(folder.store, spec.resources, lambda line: None)
+    found = dry_run(spec, folder, times, folder.check_same)
     assert found.tasks[0].hours is None
     [problem] = found.problems
     assert problem.startswith("resources.student: 1 workers with 1 CPUs and 1 GPUs")
@@ -317,6 +323,36 @@ def test_a_good_spec_is_planned_as_json_and_nothing_is_written(tiny: Write, tmp_
     assert task["data"].startswith("to be generated")
     assert 0 < task["hours"] <= task["hours_alone"]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sweep_of_that_name_with_another_spec_is_a_problem(
+    spec_of: Callable[..., SweepSpec], tmp_path: Path
+) -> None:
+    folder = SweepFolder(tmp_path, "tiny")
+    folder.freeze(spec_of())
+    assert plan(spec_of(), tmp_path).problems == []
+    [problem] = plan(spec_of(trials=5), tmp_path).problems
+    assert "sweep 'tiny' exists" in problem
+    assert dry_run(spec_of(trials=5), folder, Known(), folder.check_extension).problems == []
+    found = dry_run(spec_of(trials=3, seed=1), folder, Known(), folder.check_extension)
+    assert [each.strip().partition(":")[0] for each in found.problems] == [
+        "sweep 'tiny'",
+        "seed",
+        "trials",
+    ]
+
+
+def test_an_extension_is_planned_and_changes_nothing(tiny: Write, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "storage", "tiny")
+    folder.freeze(load_spec(str(tiny())))
+    more = str(tiny(trials=6))
+    command = ["sweep", "resume", "tiny", "--storage", str(folder.storage), "--dry-run", "--json"]
+    for extra, trials in ((["--spec", more], 6), ([], 4)):
+        run = CliRunner().invoke(app, [*command, *extra])
+        assert run.exit_code == 0, run.stderr
+        assert json.loads(run.stdout)["tasks"][0]["trials"] == trials
+    assert folder.spec().trials == 4
+    assert not (folder.path / "job").exists()
 
 
 def test_a_ray_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_a_preset_says_what_it_is_for_and_what_it_costs(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_planned_for_every_task(name: str, tmp_path: Path) -> None:
     spec = load_spec(name)
-    plan = dry_run(spec, SweepFolder(tmp_path, name), OneSecond())
+    folder = SweepFolder(tmp_path, name)
+    plan = dry_run(spec, folder, OneSecond(), folder.check_same)
     # What a machine lacks is its own matter: a GPU, or room.
     assert all(problem.startswith(("resources.", "storage ")) for problem in plan.problems)
     assert [task.dataset for task in plan.tasks] == list(spec.tasks)
