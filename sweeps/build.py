@@ -12,6 +12,7 @@ import torch
 from ractd_core.config import Recipe
 from ractd_core.data.normalizer import Normalizers
 from ractd_core.data.store import load
+from ractd_core.files import write_text
 from ractd_core.stages import StageModule, make_stage
 from ractd_core.tasks import parse_dataset_name
 from ractd_core.training import Metrics, Trainer
@@ -27,6 +28,8 @@ from sweeps.workers import Payload, Report, device, run_on_workers
 
 _REPORTS = 10
 METRICS = "metrics.jsonl"
+BUILDER = ".builder"
+"""Which sweep builds a stage, while it does."""
 
 
 def ensure_stage(
@@ -63,7 +66,9 @@ def ensure_stage(
     def build(folder: Path) -> dict[str, Any]:
         trained = "student" if request.kind == "joint" else request.kind
         batch = getattr(request.recipe, trained).optim.batch_size
+        write_text(folder / BUILDER, scratch.parent.name)
         with_one_retry(lambda: train(folder), folder, resources, batch)
+        (folder / BUILDER).unlink()
         rows = read_rows(folder / METRICS)
         seconds, workers = spent(rows)
         return {

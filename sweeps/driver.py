@@ -42,7 +42,7 @@ from sweeps.shared_data import bring_data, share_data
 from sweeps.shared_storage import check_shared
 from sweeps.spec import SweepSpec
 from sweeps.stage_builds import StageBuilds
-from sweeps.status import building, report_page, task_status
+from sweeps.status import StatusReader, building, report_page
 from sweeps.studies import open_database
 from sweeps.sweep_search import NO_ROOM, TROUBLE, QuietProgress, SweepSearch
 from sweeps.trial import run_trial
@@ -68,6 +68,7 @@ class Driver:
         self._messages = Messages(folder.path / "messages")
         self._failed: list[str] = []
         self.budget = Budget(folder)
+        self._reader = StatusReader(folder)
 
     def run(self) -> None:
         """Everything that is still to be done, with a clock that tells who is at it."""
@@ -166,7 +167,7 @@ class Driver:
         return TaskContext(self.folder, self.spec, name, data.fingerprint)
 
     def _to_do(self, context: TaskContext) -> bool:
-        done = task_status(self.folder, str(context.dataset)).done
+        done = self._reader.task(str(context.dataset)).done
         searched = done >= self.spec.planned_trials(context.dataset)
         return not searched or bool(to_confirm(context)) or bool(missing(context))
 
@@ -253,7 +254,7 @@ class Driver:
         return [*self._messages.new(), *building(self.folder)]
 
     def _search_news(self, contexts: list[TaskContext]) -> list[str]:
-        return [*self._news(), *(task_status(self.folder, str(c.dataset)).line() for c in contexts)]
+        return [*self._news(), *(self._reader.task(str(c.dataset)).line() for c in contexts)]
 
     def _clean_scratch(self) -> None:
         shutil.rmtree(self.folder.scratch, ignore_errors=True)

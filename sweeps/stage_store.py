@@ -92,6 +92,20 @@ class StageStore:
         """Where stage ``name`` lies while it is being built."""
         return self.root / ".building" / name
 
+    def has_builder(self, name: str) -> bool:
+        """Whether a process is at stage ``name``, not only its checkpoint there."""
+        lock = self._lock(name)
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except (Timeout, OSError):  # Of a file that is not ours nobody can say.
+            return True
+
+    def _lock(self, name: str) -> Path:
+        return self.root / ".locks" / f"{name}.lock"
+
     def find(self, name: str) -> dict[str, Any] | None:
         """The manifest of stage ``name``, or None if it is not there or not intact."""
         try:
@@ -133,7 +147,7 @@ class StageStore:
         manifest = self.find(name)
         if manifest is not None:
             return manifest
-        lock = self.root / ".locks" / f"{name}.lock"
+        lock = self._lock(name)
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=-1 if wait else 0):

@@ -15,7 +15,7 @@ from analysis.stats import bootstrap_mean, student_mean
 from ractd_core.files import FileError, read_json
 from ractd_core.tasks import parse_dataset_name
 from sweeps.budget import driver_hours
-from sweeps.build import METRICS
+from sweeps.build import BUILDER, METRICS
 from sweeps.jsonl import read_rows
 from sweeps.layout import ABOUT, EPISODES, StorageError, SweepFolder, TaskContext
 from sweeps.ledger import Record
@@ -286,9 +286,9 @@ class StatusReader:
         names = self._asked[dataset]
         if names is None:
             return None
-        missing = [self.folder.store.building(n) for n in names if n not in self._built]
-        diverged = sum((folder / DIVERGED).exists() for folder in missing)
-        under_way = sum(folder.exists() for folder in missing) - diverged
+        store, missing = self.folder.store, [name for name in names if name not in self._built]
+        diverged = sum((store.building(name) / DIVERGED).exists() for name in missing)
+        under_way = sum(map(store.has_builder, missing))
         to_come = len(missing) - diverged - under_way
         return Stages(len(names) - len(missing), under_way, diverged, to_come)
 
@@ -306,23 +306,24 @@ class StatusReader:
         return frozenset(r.name for each in requests for r in each) if all(requests) else None
 
 
-def task_status(folder: SweepFolder, dataset: str) -> TaskStatus:
-    """Count the records and folders of one task."""
-    return StatusReader(folder).task(dataset)
-
-
 def building(folder: SweepFolder) -> list[str]:
-    """One phrase per stage in the making: which, how far, at what loss."""
+    """One phrase per stage that the sweep builds now: which, how far, at what loss."""
     phrases = []
     for path in sorted((folder.storage / "stages" / ".building").glob(f"*/{METRICS}")):
-        rows = read_rows(path)
-        if rows:
+        name, rows = path.parent.name, read_rows(path)
+        if rows and _builder(path.parent) == folder.name and folder.store.has_builder(name):
             last = rows[-1]
-            kind = path.parent.name.partition("-")[0]
+            kind = name.partition("-")[0]
             phrases.append(
                 f"{kind} step {last['step']}/{last['total']} (loss {_short(last['loss'])})"
             )
     return phrases
+
+
+def _builder(folder: Path) -> str | None:
+    with suppress(OSError):
+        return (folder / BUILDER).read_text()
+    return None
 
 
 def report_page(folder: SweepFolder) -> Path:

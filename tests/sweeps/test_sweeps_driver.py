@@ -23,6 +23,7 @@ from sweeps.requests import describe, stage_requests
 from sweeps.search_space import apply
 from sweeps.spec import parse_spec
 from sweeps.spec_parts import Resources, StageResources
+from tests.sweeps.study import Start, open_search, run
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -51,6 +52,19 @@ def test_every_task_whose_data_cannot_be_had_is_named(tmp_path: Path) -> None:
         Driver(folder).run()
     for name in here.spec.tasks:
         assert f"{name}: dataset {name} is not under " in str(caught.value)
+
+
+def test_while_it_searches_a_driver_reads_a_record_once(start: Start) -> None:
+    search = open_search(start())
+    context = search.context
+    run(search, 3)
+    driver = Driver(context.folder)
+    before = driver._search_news([context])
+    [line] = before
+    assert "3/6 trials (3 completed)" in line
+    for path in context.folder.trials.root.glob("*/record.json"):
+        path.write_text("{torn")
+    assert driver._search_news([context]) == before
 
 
 # Stages before the trials

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from analysis.stats import bootstrap_mean
 from ractd_core.files import FileError, write_json
+from sweeps.build import BUILDER
 from sweeps.jsonl import append_row
 from sweeps.layout import ABOUT, CURVE, EPISODES, SweepFolder, TaskContext
 from sweeps.messages import Messages, log_to
@@ -22,8 +24,8 @@ from sweeps.pace import trials_per_hour
 from sweeps.progress import Progress
 from sweeps.requests import stage_requests
 from sweeps.spec import load_spec
-from sweeps.stage_store import DIVERGED, MANIFEST
-from sweeps.status import Best, Stages, StatusReader, TaskStatus, building, report_page, task_status
+from sweeps.stage_store import DIVERGED, MANIFEST, StageStore
+from sweeps.status import Best, Stages, StatusReader, TaskStatus, building, report_page
 from sweeps.status_text import WIDTH, to_json, to_text
 from tests.sweeps.command import ractd
 
@@ -81,7 +83,7 @@ def begin(folder: SweepFolder, dataset: str, sigma: float) -> None:
 
 
 def test_a_sweep_without_records_has_everything_to_come(folder: SweepFolder) -> None:
-    status = task_status(folder, UMAZE)
+    status = StatusReader(folder).task(UMAZE)
     assert status == TaskStatus(UMAZE, 6)
     assert status.done == 0
     line = status.line()
@@ -99,7 +101,7 @@ def test_records_are_counted_by_status_and_task(folder: SweepFolder) -> None:
     ):
         record(folder, key, status, score)
     record(folder, "e", "completed", 77.0, LARGE)
-    umaze, large = (task_status(folder, dataset) for dataset in (UMAZE, LARGE))
+    umaze, large = (StatusReader(folder).task(dataset) for dataset in (UMAZE, LARGE))
     assert (umaze.completed, umaze.pruned, umaze.failed, umaze.done) == (2, 1, 1, 4)
     assert umaze.best == Best(41.25, 0)
     assert (large.completed, large.pruned, large.failed, large.best) == (1, 0, 0, Best(77.0, 0))
@@ -115,25 +117,25 @@ def test_a_trial_that_has_begun_is_under_way_until_its_record(tiny: Spec, tmp_pa
     folder.freeze(spec)
     begin(folder, UMAZE, 0.1)
     begin(folder, UMAZE, 0.2)
-    before = task_status(folder, UMAZE)
+    before = StatusReader(folder).task(UMAZE)
     assert (before.running, before.done) == (2, 0)
     assert "2 under way, 0 to come" in before.line()
     [key, _] = sorted(path.name for path in folder.trials.root.iterdir())
     record(folder, key, "completed", 5.0)
-    after = task_status(folder, UMAZE)
+    after = StatusReader(folder).task(UMAZE)
     assert (after.running, after.done) == (1, 1)
 
 
 def test_a_trial_under_way_belongs_to_one_task(folder: SweepFolder) -> None:
     begin(folder, UMAZE, 0.1)
-    assert task_status(folder, LARGE).running == 0
+    assert StatusReader(folder).task(LARGE).running == 0
 
 
 def test_more_records_than_trials_leave_none_to_come(folder: SweepFolder) -> None:
     for index in range(8):
         record(folder, f"k{index}", "completed", float(index))
-    assert "8/6 trials" in task_status(folder, UMAZE).line()
-    assert " 0 to come" in task_status(folder, UMAZE).line()
+    assert "8/6 trials" in StatusReader(folder).task(UMAZE).line()
+    assert " 0 to come" in StatusReader(folder).task(UMAZE).line()
 
 
 def test_stages_in_the_making_say_how_far_they_are(folder: SweepFolder) -> None:
@@ -148,10 +150,18 @@ def test_stages_in_the_making_say_how_far_they_are(folder: SweepFolder) -> None:
         path.touch()
         for step, loss in rows:
             append_row(path, {"step": step, "total": 40, "loss": loss})
-    assert building(folder) == [
-        "reward step 5/40 (loss not finite)",
-        "teacher step 20/40 (loss 0.25)",
-    ]
+        (path.parent / BUILDER).write_text(folder.name)
+    assert building(folder) == [], "their builders have gone"
+    locks = folder.store.root / ".locks"
+    locks.mkdir()
+    with FileLock(locks / "teacher-01.lock"), FileLock(locks / "reward-02.lock"):
+        assert building(folder) == [
+            "reward step 5/40 (loss not finite)",
+            "teacher step 20/40 (loss 0.25)",
+        ]
+        (folder.store.building("reward-02") / BUILDER).write_text("another")
+        assert building(folder) == ["teacher step 20/40 (loss 0.25)"]
+    assert building(folder) == []
 
 
 def test_the_report_lies_in_the_sweeps_own_folder(folder: SweepFolder) -> None:
@@ -161,7 +171,7 @@ def test_the_report_lies_in_the_sweeps_own_folder(folder: SweepFolder) -> None:
 def test_a_diverged_trial_is_counted_apart_from_other_failures(folder: SweepFolder) -> None:
     record(folder, "a", "failed", 0.0, reason="diverged: loss is not finite at step 3")
     record(folder, "b", "failed", 0.0, reason="ValueError: something diverged: no")
-    status = task_status(folder, UMAZE)
+    status = StatusReader(folder).task(UMAZE)
     assert (status.failed, status.diverged, status.done, status.waiting) == (1, 1, 2, 4)
     assert "1 failed, 1 diverged" in status.line()
 
@@ -170,7 +180,7 @@ def test_the_interval_of_the_best_is_over_its_selection_episodes(folder: SweepFo
     episodes = [10.0, 30.0, 35.0, 90.0]
     record(folder, "a", "completed", 41.25, number=7, episodes=episodes)
     record(folder, "b", "completed", 20.0, episodes=[20.0])
-    best = task_status(folder, UMAZE).best
+    best = StatusReader(folder).task(UMAZE).best
     expected = bootstrap_mean(episodes)
     assert best == Best(41.25, 7, expected.low, expected.high, 4, "selection episodes")
     assert expected.low is not None
@@ -181,7 +191,7 @@ def test_the_interval_of_the_best_is_over_its_selection_episodes(folder: SweepFo
 def test_with_several_training_seeds_the_interval_is_over_them(folder: SweepFolder) -> None:
     seeds = [{"last": 1.0, "mean_of_last": value} for value in (40.0, 50.0, 60.0)]
     record(folder, "a", "completed", 50.0, episodes=[50.0, 50.0], seeds=seeds, rule="mean-of-last")
-    best = task_status(folder, UMAZE).best
+    best = StatusReader(folder).task(UMAZE).best
     # Student's t: 4.30 standard errors on either side.
     half = 4.302653 * 10 / 3**0.5
     assert best is not None
@@ -191,12 +201,14 @@ def test_with_several_training_seeds_the_interval_is_over_them(folder: SweepFold
 
 def test_a_score_that_is_no_mean_of_episodes_has_no_interval(folder: SweepFolder) -> None:
     record(folder, "a", "completed", 80.0, episodes=[10.0, 20.0], rule="best")
-    assert task_status(folder, UMAZE).best == Best(80.0, 0)
+    assert StatusReader(folder).task(UMAZE).best == Best(80.0, 0)
     (folder.trials.folder("a") / EPISODES).write_text("score\n1.0\nhalf a nu")
-    assert task_status(folder, UMAZE).best == Best(80.0, 0)
+    assert StatusReader(folder).task(UMAZE).best == Best(80.0, 0)
 
 
-def test_shared_stages_are_built_building_diverged_or_to_come(folder: SweepFolder) -> None:
+def test_shared_stages_are_built_building_diverged_or_to_come(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = StatusReader(folder)
     assert [task.stages for task in reader.sweep("").tasks] == [None, None], "no data yet"
     spec, pin = folder.spec(), "f" * 64
@@ -208,7 +220,9 @@ def test_shared_stages_are_built_building_diverged_or_to_come(folder: SweepFolde
     assert (status.stages, other.stages) == (Stages(0, 0, 0, 3), None)
     folder.store.building(reward.name).mkdir(parents=True)
     (folder.store.building(reward.name) / DIVERGED).write_text("at step 3")
+    # One is being built; of the other nothing but a checkpoint is left.
     folder.store.building(large.name).mkdir(parents=True)
+    monkeypatch.setattr(StageStore, "has_builder", lambda store, name: name == large.name)
     manifest = folder.store.root / small.name / MANIFEST
     write_json(manifest, {"device_seconds": 7200.0, "sweep": folder.name})
     write_json(folder.store.root / "teacher-of-another" / MANIFEST, {"device_seconds": 1.0})
@@ -216,6 +230,8 @@ def test_shared_stages_are_built_building_diverged_or_to_come(folder: SweepFolde
     assert later.tasks[0].stages == Stages(1, 1, 1, 0)
     assert later.device_hours == 2.0, "only of the stages it built"
     assert "1 built, 1 building, 0 to come, 1 diverged" in to_text(later)
+    monkeypatch.undo()
+    assert reader.sweep("").tasks[0].stages == Stages(1, 0, 1, 1)
 
 
 def test_files_that_are_being_written_are_as_if_they_were_not_there(folder: SweepFolder) -> None:
