@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from sweeps.budget import when_there_is_room
 from sweeps.confirmation import confirm, confirmation, to_confirm, winner
 from sweeps.current import point_out
 from sweeps.finals import RowsFailedError, play_rows, time_rows, to_play, to_time, wanted
@@ -145,4 +146,4 @@ def _in_its_process(work: Work, context: dict[str, Any]) -> None:
     # Trials of other nodes are among the candidates.
     bring_finished(folder.path)
     with making_room(folder.path):
-        work(context)
+        when_there_is_room(folder, lambda: work(context))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ractd_core.files import FileError, read_json, write_json
+from ractd_core.files import FileError, lacks_room, read_json, write_json
 from sweeps.layout import SweepFolder
 from sweeps.ledger import Record
 from sweeps.stage_store import MANIFEST
 
+_log = logging.getLogger(__name__)
 _CLOCK = "clock.json"
 _PAUSE = 30.0
 _SILENT = 60.0
@@ -92,16 +94,39 @@ class Budget:
                 f"paused: {self._folder.storage} is full, by its size or by a quota; free some, "
                 "and the sweep goes on"
             )
-        free = shutil.disk_usage(self._folder.storage).free / 1e9
-        if free >= self._limits.free_gb:
-            return None
-        return (
-            f"paused: {free:.2f} GB are free on {self._folder.storage}, less than budget.free_gb "
-            f"{self._limits.free_gb:g}; free some, and the sweep goes on"
-        )
+        return below_floor(self._folder.storage, self._limits.free_gb)
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._began
+
+
+def below_floor(storage: Path, free_gb: float) -> str | None:
+    """That less than ``free_gb`` are free on ``storage``, None while they are."""
+    free = shutil.disk_usage(storage).free / 1e9
+    if free >= free_gb:
+        return None
+    return (
+        f"paused: {free:.2f} GB are free on {storage}, less than budget.free_gb {free_gb:g}; free "
+        "some, and the sweep goes on"
+    )
+
+
+def when_there_is_room(folder: SweepFolder, work: Callable[[], None]) -> None:
+    """Call ``work`` once the storage has room, and again if it finds none on the way.
+
+    It has to leave what it has done for the next time. Other processes than the driver's wait here.
+    """
+    while True:
+        crowded = below_floor(folder.storage, folder.spec().budget.free_gb)
+        if crowded is None:
+            try:
+                return work()
+            except OSError as error:
+                if not lacks_room(error):
+                    raise
+                crowded = f"paused: {error}; free some, and the sweep goes on"
+        _log.warning("%s", crowded)
+        time.sleep(_PAUSE)
 
 
 def device_seconds(spent: Record) -> float:

@@ -132,8 +132,9 @@ class BudgetSpec(Config):
     ``hours`` of this sweep's drivers, and ``device_hours`` of all that its trials and the stages it
     built took (workers times time): when one is spent no trial begins any more, those under way
     end, and the rows and the report follow. A trial ends as failed after ``trial_hours`` of its
-    own. While less than ``free_gb`` GB are free on the storage nothing new begins. ``keep`` says
-    whose students stay: of ``all`` trials, or of the ``top`` ones of the selection only.
+    own, at the next point of its curve, or when that long nothing is heard of it. While less than
+    ``free_gb`` GB are free on the storage nothing new begins. ``keep`` says whose students stay: of
+    ``all`` trials, or of the ``top`` ones of the selection only.
     """
 
     hours: PositiveFloat | None = None

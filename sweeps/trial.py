@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from ractd_core.files import read_json, write_json, write_text
+from sweeps.background import beside
 from sweeps.build import ensure_stage
 from sweeps.episodes import played, summary
 from sweeps.jsonl import read_rows, spent
@@ -37,6 +43,9 @@ from sweeps.workers import (
     failure_reason,
     run_on_workers,
 )
+
+_LOOK, _LEAST = 10.0, 60.0
+"""Seconds between two looks at whether training hangs, and without a word before it may."""
 
 
 def run_trial(payload: Payload, report: Report) -> None:
@@ -93,12 +102,41 @@ def _build_parents(plan: TrialPlan) -> None:
 def _train(plan: TrialPlan, payload: Payload, report: Report) -> None:
     """Train the students, once more if memory does not suffice."""
     resources, scratch = plan.context.spec.resources.student, plan.context.folder.scratch
-    with_one_retry(
-        lambda: run_on_workers(train_students, payload, resources, scratch, report),
-        plan.folder,
-        resources,
-        plan.recipe.student.optim.batch_size,
-    )
+    with _watched(plan, payload["number"]):
+        with_one_retry(
+            lambda: run_on_workers(train_students, payload, resources, scratch, report),
+            plan.folder,
+            resources,
+            plan.recipe.student.optim.batch_size,
+        )
+
+
+@contextmanager
+def _watched(plan: TrialPlan, number: int) -> Iterator[None]:
+    """End this process, after a record, if training hangs in the block.
+
+    It does if the curve has not grown for as long as a whole trial may take: where it grows, the
+    trial's time is looked at with every row.
+    """
+    hours = plan.context.spec.budget.trial_hours
+    if hours is None:
+        yield
+        return
+    limit = max(3600 * hours, _LEAST)
+
+    def watch(over: threading.Event) -> None:
+        heard, before = time.monotonic(), len(read_rows(plan.folder / CURVE))
+        while not over.wait(_LOOK):
+            rows = len(read_rows(plan.folder / CURVE))
+            if rows != before:
+                heard, before = time.monotonic(), rows
+            elif time.monotonic() - heard > limit:
+                reason = f"timed out after {hours:g} h without a word (budget.trial_hours)"
+                close_trial(plan, number, "failed", reason)
+                os._exit(1)  # What hangs cannot be asked to end.
+
+    with beside(watch):
+        yield
 
 
 Saved = frozenset[tuple[Path, int]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeps.budget import Budget
+from sweeps.budget import Budget, when_there_is_room
 from sweeps.progress import Progress
 from sweeps.sweep_search import SweepSearch
 from tests.sweeps.study import Start, open_search
@@ -62,3 +64,27 @@ def test_the_heartbeat_goes_on_after_what_it_looks_at_was_away(tmp_path: Path) -
     said = (tmp_path / "events.jsonl").read_text()
     assert said.count("cannot be used for now: stale file handle") == 1
     assert said.count("there again") == 1
+
+
+def test_what_follows_the_search_waits_for_room_and_goes_on_where_it_was(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = start(budget={"free_gb": 2}).folder
+    free, calls, waited = [1e9, 1e9, 5e9, 5e9], [], []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free.pop(0)))
+    monkeypatch.setattr(time, "sleep", waited.append)
+
+    def work() -> None:
+        calls.append(len(waited))
+        if len(calls) == 1:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    when_there_is_room(folder, work)
+    assert calls == [2, 3], "twice too little, then a quota, then room"
+
+    def broken() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    free.append(5e9)
+    with pytest.raises(OSError, match="Input/output"):
+        when_there_is_room(folder, broken)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from ractd_core.evaluate import Evaluation, evaluate
 from ractd_core.files import read_json, write_text
 from ractd_core.policy import Planner, make_policy
 from ractd_core.stages import Model, StudentStage, TeacherStage
+from sweeps import trial
 from sweeps.jsonl import append_row, read_rows
 from sweeps.layout import BEST, CURVE, EPISODES, STOP, SweepFolder, TaskContext, TrialPlan
 from sweeps.ledger import Record
@@ -345,6 +348,27 @@ def test_a_trial_whose_time_is_over_has_failed(start: Start) -> None:
     assert "budget.trial_hours 1e-09" in record["reason"]
     assert [row["step"] for row in rows] == [10]
     assert not {path.name for path in plan.folder.rglob("*")} & {MODEL, EPISODES, CHECKPOINT}
+
+
+def test_a_trial_that_hangs_is_over_its_time_too(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def hang(self: StudentStage, draws: Draws) -> Any:
+        assert ended.wait(60)
+        raise RuntimeError("the process has gone")
+
+    monkeypatch.setattr(StudentStage, "forward", hang)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(trial, "_LOOK", 0.05)
+    monkeypatch.setattr(trial, "_LEAST", 0.5)
+    context = start("hangs", {"budget": {"trial_hours": 1e-9}})
+    _, rows, record = run(context)
+    assert rows == []
+    assert record is not None
+    assert record["status"] == "failed"
+    assert record["reason"].startswith("timed out after 1e-09 h without a word")
 
 
 @pytest.mark.parametrize(("seconds", "over"), [(6.1, False), (5.9, True)])
