@@ -28,7 +28,7 @@ from ractd_core.files import read_json, write_json
 from ractd_core.policy import Planner
 from ractd_core.training import DivergedError
 from sweeps.canonical import key_of
-from sweeps.confirmation import confirmation, winner
+from sweeps.confirmation import confirmation, confirmation_key, winner
 from sweeps.episodes import summary
 from sweeps.layout import EPISODES, TaskContext, TrialPlan
 from sweeps.ledger import Record
@@ -60,12 +60,14 @@ class RowsFailedError(RuntimeError):
 
 
 def wanted(context: TaskContext, best: Record) -> dict[str, str]:
-    """The rows of the table, each with the key of its record."""
+    """The rows of the table, each with the key of its record.
+
+    The winner's own record says how it was confirmed too, and is another where that changes.
+    """
     spec = context.spec
     fixed = [best["key"], spec.evaluation.final_episodes, FINAL_SEED, spec.selection.retrain]
-    return {
-        method: key_of([method, *fixed]) for method in ("ractd", *spec.rows_of(context.dataset))
-    }
+    own = {"ractd": key_of(["ractd", *fixed, confirmation_key(context, best)])}
+    return own | {row: key_of([row, *fixed]) for row in spec.rows_of(context.dataset)}
 
 
 def missing(context: TaskContext) -> list[str]:

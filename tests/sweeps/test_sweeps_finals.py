@@ -143,6 +143,20 @@ def test_a_completed_trials_record_says_how_it_was_chosen(context: TaskContext) 
     assert not (plan.student_folder(0) / CHECKPOINT).exists()
 
 
+def test_a_winner_that_is_confirmed_otherwise_has_another_row_of_its_own(
+    context: TaskContext,
+) -> None:
+    """Its row says how it was confirmed; the rows that it is compared with do not."""
+    best = crowned(context, 0, 80.0)
+    before = wanted(context, best)
+    selection = context.spec.selection.model_copy(update={"confirmation_episodes": 9})
+    spec = context.spec.model_copy(update={"selection": selection})
+    extended = TaskContext(context.folder, spec, context.dataset, context.fingerprint)
+    after = wanted(extended, best)
+    assert [row for row in before if before[row] != after[row]] == ["ractd"]
+    assert before.keys() == after.keys()
+
+
 @pytest.mark.parametrize("status", ["pruned", "failed"])
 def test_an_unfinished_trial_has_no_selection_but_what_it_took(
     context: TaskContext, status: str
