@@ -70,7 +70,8 @@ def test_what_follows_the_search_waits_for_room_and_goes_on_where_it_was(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = start(budget={"free_gb": 2}).folder
-    free, calls, waited = [1e9, 1e9, 5e9, 5e9], [], []
+    free, calls = [1e9, 1e9, 5e9, 5e9], list[int]()
+    waited: list[float] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free.pop(0)))
     monkeypatch.setattr(time, "sleep", waited.append)
 
