@@ -59,7 +59,8 @@ def ray_job(place: KubeRaySettings, job: Job) -> Manifest:
             "annotations": {"ractd/job": job.name} | _annotations(job),
         },
         "spec": {
-            "entrypoint": f"cd {_FILES} && exec {shlex.join(job.command)}",
+            # KubeRay pastes it into a line of the submitter's shell, which must see one command.
+            "entrypoint": shlex.join(["exec", "env", "-C", _FILES, *job.command]),
             "submissionMode": "K8sJobMode",
             # A head that is lost takes its cluster with it: another one goes on from the records.
             "backoffLimit": _RETRIES,

@@ -1,7 +1,8 @@
 """A stand-in for ``kubectl``, KubeRay and a Ray cluster on one machine: it is no Kubernetes.
 
-Objects are JSON files in a folder; a RayJob's entry point runs as a process. What it shows is that
-the backend handles every state and refusal that Kubernetes and KubeRay have.
+Objects are JSON files in a folder. A RayJob's submitter runs the line that KubeRay makes of the
+entry point, over a stand-in for ``ray job``. What it shows is that the backend handles every state
+and refusal that Kubernetes and KubeRay have.
 """
 
 from __future__ import annotations
@@ -16,22 +17,30 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-FILES = "/etc/ractd/job"
-_SUPERVISE = (
-    'exec 3>&2 2>/dev/null; out=$1; shift; (exec "$@" 2>&3); echo $? > "$out.part"; '
-    'mv "$out.part" "$out"'
+_ADDRESS = "http://head:8265"
+# KubeRay pastes the entry point into a line for the submitter's bash as it is.
+_SUBMIT = (
+    "if ! ray job status --address {address} {id} >/dev/null 2>&1 ; then "
+    "ray job submit --address {address} --no-wait --submission-id {id} -- {entry} ; fi ; "
+    "ray job logs --address {address} --follow {id}"
 )
 
 
 def install(folder: Path) -> Path:
-    """Put ``kubectl`` into ``folder/bin`` and return that."""
-    binaries = folder / "bin"
-    binaries.mkdir(parents=True)
-    path = binaries / "kubectl"
+    """Put ``kubectl`` into ``folder/bin`` and return that; the submitter's ``ray`` lies apart."""
+    objects = folder / "objects"
     # It reads YAML, so it needs the environment's packages.
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I {__file__} {folder}/objects "$@"\n')
+    kubectl = _tool(folder / "bin" / "kubectl", f"-I {__file__} {objects}")
+    ray = Path(__file__).with_name("ray_job_stand_in.py")
+    _tool(folder / "submitter" / "ray", f"-IS {ray} {objects / 'rayjob'}")
+    return kubectl.parent
+
+
+def _tool(path: Path, called: str) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {called} "$@"\n')
     path.chmod(0o755)
-    return binaries
+    return path
 
 
 class RefusalError(Exception):
@@ -98,7 +107,7 @@ def put(state: Path, manifest: dict[str, Any], *, again: bool) -> None:
 
 
 def start(path: Path, manifest: dict[str, Any]) -> None:
-    """What KubeRay does: a pod of the head's, with its files, and the entry point in it."""
+    """What KubeRay does: a head with its files and variables, and a submitter that has neither."""
     pod = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     container = pod["containers"][0]
     named = next(v["configMap"]["name"] for v in pod["volumes"] if v["name"] == "job")
@@ -107,18 +116,22 @@ def start(path: Path, manifest: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-    entry = manifest["spec"]["entrypoint"].replace(f"cd {FILES} ", f"cd {folder} ", 1)
-    (path / "exit").unlink(missing_ok=True)
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    (path / "environment").write_text(json.dumps(variables))
+    for name in ("exit", "pid", "submitted"):
+        (path / name).unlink(missing_ok=True)
+    entry = manifest["spec"]["entrypoint"]
+    line = _SUBMIT.format(address=_ADDRESS, id=f"{path.name}-x", entry=entry)
     with (path / "log").open("wb") as out:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"trap : TERM; {_SUPERVISE}", "sh", path / "exit", "sh", "-c", entry],
-            env={**os.environ, **{e["name"]: e["value"] for e in container["env"]}},
+            ["/bin/sh", "-c", 'bash -ec "$1"; : > "$2"', "sh", line, path / "submitted"],
+            env={**os.environ, "PATH": f"{path.parents[2] / 'submitter'}:{os.environ['PATH']}"},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
         )
-    (path / "pid").write_text(str(process.pid))
+    (path / "submitter").write_text(str(process.pid))
 
 
 def observed(path: Path) -> dict[str, Any]:
@@ -127,10 +140,12 @@ def observed(path: Path) -> dict[str, Any]:
     status = found["status"]
     if found["spec"]["suspend"]:
         status["jobDeploymentStatus"] = "Suspended"
-    elif not (path / "pid").exists():
+    elif not (path / "submitter").exists():
         status["jobDeploymentStatus"] = "Initializing"
-    elif not (path / "exit").exists():
+    elif not (path / "submitted").exists():
         status |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    elif not (path / "exit").exists():
+        status |= {"jobDeploymentStatus": "Failed", "reason": "SubmissionFailed"}
     elif (path / "told").exists():
         status |= {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}
     elif (code := int((path / "exit").read_text())) == 0:
@@ -149,6 +164,9 @@ def end(path: Path, number: int) -> None:
         return
     (path / "told").touch()
     os.killpg(int((path / "pid").read_text()), number)
+    if number == signal.SIGKILL:
+        # The whole cluster goes, and the submitter with it.
+        os.killpg(int((path / "submitter").read_text()), number)
 
 
 def suspend(path: Path, value: bool) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,13 @@ def test_the_head_works_for_no_sweep_and_workers_come_and_go_within_their_bounds
 def test_every_pod_has_the_jobs_files_the_volumes_and_the_secrets_by_name() -> None:
     config, ray_job = manifests("kuberay-gke-spot")
     assert config["data"] == JOB.files
-    assert ray_job["spec"]["entrypoint"].endswith(f"&& exec {shlex.join(JOB.command)}")
+    entry = shlex.split(ray_job["spec"]["entrypoint"])
     for pod in pods(ray_job):
         container = pod["containers"][0]
         mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
         volumes = {each["name"]: each for each in pod["volumes"]}
         assert set(mounted) == set(volumes)
-        assert ray_job["spec"]["entrypoint"].startswith(f"cd {mounted['job']} && ")
+        assert entry == ["exec", "env", "-C", mounted["job"], *JOB.command]
         assert volumes["job"]["configMap"]["name"] == config["metadata"]["name"]
         assert volumes["volume-0"]["nfs"] == {
             "server": "files.example.org",
@@ -112,8 +113,11 @@ def test_the_entry_point_and_the_files_arrive_as_they_are(
     text = "".join(c for c in text if c.isprintable() or c in "\n\t")
     words = ["".join(c for c in word if c.isprintable()) for word in command]
     config, ray_job = manifests("kuberay", Job(name, tuple(words), files={"spec.yaml": text}))
-    _, _, entry = ray_job["spec"]["entrypoint"].partition(" && exec ")
-    assert shlex.split(entry) == words
+    # KubeRay pastes it into a line for bash: one command of these words, and nothing besides.
+    line = f'show() {{ printf "%s\\0" "$@"; }}; show {ray_job["spec"]["entrypoint"]} ; show end'
+    done = subprocess.run(["bash", "-ec", line], capture_output=True, check=True, text=True)
+    _, _, _, _, *found, end, _ = done.stdout.split("\0")
+    assert (found, end) == (words, "end")
     assert config["data"] == {"spec.yaml": text}
     assert ray_job["metadata"]["annotations"]["ractd/job"] == name
 
