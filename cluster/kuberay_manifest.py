@@ -18,7 +18,6 @@ Manifest = dict[str, Any]
 
 _FILES = "/etc/ractd/job"
 _GRACE_SECONDS = 120
-_RETRIES = 3
 _LONGEST = 47
 """KubeRay makes longer names of a RayJob's."""
 _DNS_LABEL = re.compile(rf"[a-z]([-a-z0-9]{{0,{_LONGEST - 2}}}[a-z0-9])?")
@@ -62,8 +61,8 @@ def ray_job(place: KubeRaySettings, job: Job) -> Manifest:
             # KubeRay pastes it into a line of the submitter's shell, which must see one command.
             "entrypoint": shlex.join(["exec", "env", "-C", _FILES, *job.command]),
             "submissionMode": "K8sJobMode",
-            # A head that is lost takes its cluster with it: another one goes on from the records.
-            "backoffLimit": _RETRIES,
+            # KubeRay would also build anew for a driver that refused its spec or its cluster.
+            "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 60,
             "suspend": False,

@@ -156,7 +156,20 @@ def observed(path: Path) -> dict[str, Any]:
         message = f"Job entrypoint command failed with exit code {code}, last available logs"
         status |= {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": message}
         status["reason"] = "AppFailed"
+    if status["jobDeploymentStatus"] == "Failed" and retried(path, found):
+        status["jobDeploymentStatus"] = "Retrying"
     return found
+
+
+def retried(path: Path, manifest: dict[str, Any]) -> bool:
+    """KubeRay builds another cluster for whatever has failed, as often as the RayJob allows."""
+    failures = path / "failures"
+    failed = 1 + (int(failures.read_text()) if failures.exists() else 0)
+    if failed > manifest["spec"].get("backoffLimit", 0):
+        return False
+    failures.write_text(str(failed))
+    start(path, manifest)
+    return True
 
 
 def end(path: Path, number: int) -> None:

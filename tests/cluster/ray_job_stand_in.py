@@ -16,7 +16,7 @@ from pathlib import Path
 
 FILES = "/etc/ractd/job"
 _SUPERVISE = (
-    'exec 3>&2 2>/dev/null; out=$1; shift; (exec "$@" 2>&3); echo $? > "$out.part"; '
+    'trap : TERM; exec 3>&2 2>/dev/null; out=$1; shift; (exec "$@" 2>&3); echo $? > "$out.part"; '
     'mv "$out.part" "$out"'
 )
 

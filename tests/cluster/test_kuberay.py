@@ -198,6 +198,15 @@ def test_a_driver_that_does_not_end_loses_its_cluster_and_starts_anew_with_anoth
     assert wait(kuberay, "one") is JobState.SUCCEEDED
 
 
+def test_a_driver_that_refuses_its_cluster_is_not_given_another(
+    kuberay: KubeRayBackend, tmp_path: Path
+) -> None:
+    starts = tmp_path / "starts"
+    kuberay.submit(shell("one", f"echo x >> {starts}; exit 2"))
+    assert wait(kuberay, "one") is JobState.FAILED
+    assert starts.read_text().split() == ["x"]
+
+
 def test_two_that_replace_a_job_that_is_over_do_not_remove_each_others(
     kuberay: KubeRayBackend, tmp_path: Path
 ) -> None:
