@@ -20,7 +20,8 @@ from cluster.tools import ToolError, run
 
 _POLL = 1.0
 _END_SECONDS = 150.0
-_OVER = ("Complete", "Failed")
+_INVALID = "ValidationFailed"
+_OVER = ("Complete", "Failed", _INVALID)
 _SUSPENDED = "Suspended"
 _EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
 
@@ -242,6 +243,8 @@ def _status(there: dict[str, Any]) -> JobStatus:
     if outcome == "SUCCEEDED":
         return JobStatus(JobState.SUCCEEDED, 0, detail)
     detail = f"{detail}: {told}" if told else detail
+    if phase == _INVALID:
+        return JobStatus(JobState.FAILED, detail=detail)
     if outcome != "FAILED":
         return JobStatus(JobState.LOST, detail=detail)
     found = _EXIT_CODE.search(told)

@@ -172,17 +172,17 @@ def _see_off(there: Backend, name: str) -> None:
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         # Before the output: what a job wrote is there once it has ended.
-        state = there.status(name).state
+        status = there.status(name)
         lines: list[str] = []
         with suppress(JobError):  # no output yet
             lines = list(there.logs(name))
-        if state in (JobState.FAILED, JobState.LOST, JobState.STOPPED):
-            raise JobError("\n".join([f"{name} has {state}:", *lines]))
+        if status.state in (JobState.FAILED, JobState.LOST, JobState.STOPPED):
+            raise JobError("\n".join([_line(name, status), *lines]))
         for line in lines:
             if line.startswith(PASSED):
                 typer.echo("\n".join(lines[: lines.index(line) + 1]), err=True)
                 return
-        if state is JobState.SUCCEEDED:
+        if status.state is JobState.SUCCEEDED:
             return
         time.sleep(_LOOK)
     status = there.status(name)

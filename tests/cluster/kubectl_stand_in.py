@@ -138,7 +138,10 @@ def observed(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((path / "object").read_text())
     found["status"] = {"jobId": f"{path.name}-x", "rayClusterName": path.name}
     status = found["status"]
-    if found["spec"]["suspend"]:
+    if (invalid := path.parents[1] / "invalid").exists():
+        told = {"reason": "ValidationFailed", "message": invalid.read_text()}
+        status |= {"jobDeploymentStatus": "ValidationFailed", "jobStatus": "", **told}
+    elif found["spec"]["suspend"]:
         status["jobDeploymentStatus"] = "Suspended"
     elif not (path / "submitter").exists():
         status["jobDeploymentStatus"] = "Initializing"

@@ -198,6 +198,21 @@ def test_a_driver_that_does_not_end_loses_its_cluster_and_starts_anew_with_anoth
     assert wait(kuberay, "one") is JobState.SUCCEEDED
 
 
+def test_a_rayjob_that_kuberay_finds_invalid_has_failed_and_is_replaced(
+    kuberay: KubeRayBackend, tmp_path: Path
+) -> None:
+    kuberay.submit(shell("one", "true"))
+    wait(kuberay, "one")
+    invalid = tmp_path.with_name(f"{tmp_path.name}-kube") / "objects" / "invalid"
+    invalid.write_text("authOptions need Ray 2.52 or later")
+    status = kuberay.status("one")
+    assert status.state is JobState.FAILED
+    assert "ValidationFailed authOptions need Ray 2.52 or later" in status.detail
+    invalid.unlink()
+    kuberay.submit(shell("one", "true"))
+    assert wait(kuberay, "one") is JobState.SUCCEEDED
+
+
 def test_a_driver_that_refuses_its_cluster_is_not_given_another(
     kuberay: KubeRayBackend, tmp_path: Path
 ) -> None:
