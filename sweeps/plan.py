@@ -189,7 +189,7 @@ def _bottleneck(phase: Phase) -> str:
     found, jobs = bounds(phase), len(phase.seconds)
     if not jobs:
         return "nothing is left to do"
-    if phase.overhead and found.driver == found.most:
+    if jobs * phase.overhead > found.most / 2:
         return f"{phase.name}: the driver, {1000 * phase.overhead:.0f} ms for each of {jobs} trials"
     if jobs <= phase.slots:
         what = {"search": "trials", "confirmation": "tasks", "rows": "tasks"}.get(

@@ -120,6 +120,8 @@ def test_the_work_of_a_spec_by_hand(tiny: Callable[..., Path], tmp_path: Path) -
         (Work([1], [9], [0.1] * 9000, [], [], 0.0), 1000, "search: the driver, 100 ms"),
         (Work([1], [9], [50.0] * 9, [], [], 0.0), 8, "search: stragglers, 9 jobs in 1.1 rounds"),
         (Work([1], [9], [50.0] * 9, [], [99.0], 0.0), 1000, "rows: 1 tasks on"),
+        # Of equal jobs the last one also waits for the driver: 0.8 s of an hour.
+        (Work([1], [9], [3600.0] * 8, [], [], 0.0), 8, "search: 8 trials on 8 slots"),
     ],
 )
 def test_the_bottleneck_is_named(
