@@ -49,6 +49,10 @@ class Nodes:
         """GPUs, or where there are none CPUs."""
         return self.nodes * (self.gpus or self.cpus or 1)
 
+    def held(self, stage: StageResources) -> float:
+        """Devices that one worker of a stage holds."""
+        return stage.gpus if self.gpus else stage.cpus
+
     def workers(self, stage: StageResources) -> int:
         """Workers of a stage that fit in all."""
         fits = [] if self.cpus is None else [self.cpus / stage.cpus]
@@ -58,10 +62,10 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Work:
-    """Device seconds of everything that a sweep does, in the driver's order.
+    """Seconds that everything of a sweep takes one worker, in the driver's order.
 
-    ``confirmations`` and ``rows`` have a job per task; ``timed`` seconds are of one row after the
-    other while nothing else runs.
+    ``confirmations`` and ``rows`` have a job per task. ``pruned`` is the share of trials that end
+    early.
     """
 
     rewards: list[float]
@@ -76,7 +80,8 @@ class Work:
 class Estimate:
     """A sweep on one cluster. ``at_least`` hours no order of its jobs can beat.
 
-    ``device_hours`` are worked, ``busy`` is their share of what the cluster has in that time.
+    ``device_hours`` are those of GPUs, or where there are none of CPUs, that workers hold; ``busy``
+    is their share of what the cluster has in that time.
     """
 
     cluster: str
@@ -152,8 +157,12 @@ def estimate(spec: SweepSpec, work: Work, nodes: Nodes, name: str) -> Estimate:
     ]
     taken = {phase.name: simulate(phase) for phase in phases}
     seconds = sum(taken.values())
-    worked = sum(map(sum, (work.rewards, work.teachers, work.trials)))
-    worked += sum(work.confirmations) + sum(work.rows)
+    worked = (
+        sum(work.rewards) * nodes.held(resources.reward)
+        + sum(work.teachers) * nodes.held(resources.teacher)
+        + sum(work.trials) * nodes.held(resources.student)
+        + (sum(work.confirmations) + sum(work.rows)) * nodes.held(after)
+    )
     return Estimate(
         cluster=name,
         devices=nodes.devices,
@@ -168,7 +177,7 @@ def estimate(spec: SweepSpec, work: Work, nodes: Nodes, name: str) -> Estimate:
 
 def _phase(
     name: str,
-    device_seconds: list[float],
+    worker_seconds: list[float],
     stage: StageResources,
     nodes: Nodes,
     overhead: float = 0.0,
@@ -181,7 +190,7 @@ def _phase(
             + ("" if nodes.cpus is None else f" and {nodes.cpus} CPUs")
         )
     workers = min(stage.most, nodes.workers(stage))
-    return Phase(name, [each / workers for each in device_seconds], slots, overhead)
+    return Phase(name, [each / workers for each in worker_seconds], slots, overhead)
 
 
 def _bottleneck(phase: Phase) -> str:

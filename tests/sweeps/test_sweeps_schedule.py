@@ -16,7 +16,7 @@ from cluster import JobError
 from ractd_core.config import Recipe
 from ractd_core.tasks import Task
 from sweeps.cli import app
-from sweeps.gpu_rates import EFFICIENCY, LEAST_STEP, TFLOPS, GpuTimes
+from sweeps.gpu_rates import EFFICIENCY, LEAST_STEP, TFLOPS, GpuTimes, on_gpus
 from sweeps.layout import SweepFolder
 from sweeps.plan import Nodes, PlanError, Work, estimate, workload
 from sweeps.schedule import Phase, bounds, simulate
@@ -129,6 +129,31 @@ def test_the_bottleneck_is_named(
 ) -> None:
     plan = estimate(load_spec(str(tiny())), work, Nodes(nodes, cpus=1), "some")
     assert plan.bottleneck.startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("student", "nodes", "device_hours", "busy"),
+    [
+        ({"gpus": 0.25}, Nodes(1, gpus=8), 10.0, 10 / 16),  # 32 at once, so two hours
+        ({"gpus": 2}, Nodes(1, gpus=8), 80.0, 1.0),
+        ({"workers": 4, "gpus": 1}, Nodes(1, gpus=8), 40.0, 1.0),
+        ({"cpus": 4}, Nodes(2, cpus=20), 160.0, 1.0),
+    ],
+)
+def test_devices_are_counted_and_not_workers(
+    tiny: Callable[..., Path],
+    student: dict[str, float],
+    nodes: Nodes,
+    device_hours: float,
+    busy: float,
+) -> None:
+    """Of 40 trials that take a worker an hour."""
+    spec = load_spec(str(tiny(resources={"student": student})))
+    if nodes.gpus:
+        spec = spec.model_copy(update={"resources": on_gpus(spec.resources)})
+    plan = estimate(spec, Work([], [], [3600.0] * 40, [], [], 0.0), nodes, "some")
+    assert plan.device_hours == pytest.approx(device_hours)
+    assert plan.busy == pytest.approx(busy, rel=1e-3)
 
 
 def test_a_stage_that_fits_nowhere_is_refused(tiny: Callable[..., Path]) -> None:
