@@ -69,16 +69,16 @@ def plan(
             work = workload(checked, folder, times, pruned)
             tasks = [plan_task(checked, folder, each, times) for each in checked.datasets()]
         unit = gpu or "CPU"
-        given = Nodes(nodes, gpus, cpus)
-        clusters = {f"{given.devices} {unit} on {nodes} nodes": given}
-        for scale in SCALES:
-            per_node = math.gcd(scale, gpus or cpus or 1)
-            share = cpus if gpu else per_node
-            clusters[f"{scale} {unit}"] = Nodes(scale // per_node, per_node if gpu else 0, share)
+        per_node = Nodes(1, gpus, cpus).devices
+        counts = [nodes, *(math.ceil(scale / per_node) for scale in SCALES)]
+        clusters = {
+            f"{count * per_node} {unit} on {count} node{'s' * (count != 1)}": count
+            for count in counts
+        }
         found, refused = [], []
-        for name, cluster in clusters.items():
+        for name, count in clusters.items():
             try:
-                found.append(asdict(estimate(checked, work, cluster, name)))
+                found.append(asdict(estimate(checked, work, Nodes(count, gpus, cpus), name)))
             except PlanError as error:
                 refused.append(f"{name}: {error}")
         result = _Plan(

@@ -198,9 +198,21 @@ def test_the_command_says_what_it_assumes(
     found: dict[str, Any] = json.loads(
         CliRunner().invoke(app, [*arguments, *gpus, "--json"]).stdout
     )
-    assert [each["devices"] for each in found["estimates"]] == [8, 10, 100, 1000]
+    # The same machines, as many as it takes.
+    assert [(each["cluster"], each["devices"]) for each in found["estimates"]] == [
+        ("8 H100 on 2 nodes", 8),
+        ("12 H100 on 3 nodes", 12),
+        ("100 H100 on 25 nodes", 100),
+        ("1000 H100 on 250 nodes", 1000),
+    ]
     assert all(each["at_least"] <= each["hours"] for each in found["estimates"])
     assert not (tmp_path / "none").exists(), "nothing is written"
+    monkeypatch.setattr(StepTimes, "step", lambda *arguments: Rate(0.1, "measured here"))
+    wide = str(tiny(resources={"teacher": {"cpus": 4}}))
+    shown = CliRunner().invoke(app, ["cluster", "plan", wide, "--cpus-per-node", "16"])
+    assert shown.exit_code == 0, shown.output
+    assert "1008 CPU on 63 nodes" in shown.stdout
+    assert "do not fit" not in shown.output
     refused = CliRunner().invoke(app, [*arguments, "--gpu", "Voodoo2"])
     assert refused.exit_code == 2
     assert "Voodoo2" in refused.output
