@@ -24,6 +24,7 @@ from sweeps.spec import SweepSpec, load_spec
 from sweeps.spec_parts import Resources, StageResources
 from sweeps.stage_store import StageStore
 from sweeps.step_times import Rate, StepTimes, step_gflop
+from tests.sweeps.specs import parse
 
 pytestmark = pytest.mark.usefixtures("project_home")
 
@@ -110,6 +111,16 @@ def test_the_work_of_a_spec_by_hand(tiny: Callable[..., Path], tmp_path: Path) -
     assert plan.hours == pytest.approx(expected / 3600)
     assert plan.at_least <= plan.hours
     assert plan.device_hours * 3600 == pytest.approx(60 + 180 + 3.2 * trial + 84 + 830)
+
+
+def test_each_task_is_pruned_at_the_share_of_its_own_steps(tmp_path: Path) -> None:
+    tasks = ("d4rl/hopper-medium-v2", "d4rl/maze2d-umaze-v1")
+    spec = parse(*tasks, family="released", trials=2, pruner={"warmup_steps": 1000})
+    work = workload(spec, SweepFolder(tmp_path, spec.name), Known(), pruned=0.5)
+    steps = [spec.recipe_of(each).student.optim.steps for each in spec.datasets()]
+    assert steps[0] != steps[1]
+    shares = [work.trials[index + 1] / work.trials[index] for index in (0, 2)]
+    assert shares == pytest.approx([1000 / each for each in steps])
 
 
 @pytest.mark.parametrize(
