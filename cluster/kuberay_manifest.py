@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -116,10 +117,11 @@ def _pod(
         resources["memory"] = f"{int(machine.memory_gib * 1024)}Mi"
     if machine.gpus:
         resources["nvidia.com/gpu"] = machine.gpus
+    grace = max(_GRACE_SECONDS, math.ceil(job.grace))
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # How long a driver has between being told to end and being ended.
-        "RAY_JOB_STOP_WAIT_TIME_S": str(_GRACE_SECONDS),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(grace),
         CAPACITY: capacity(place.workers),
         **job.environment,
         **place.environment,
@@ -148,7 +150,7 @@ def _pod(
         ],
     }
     pod: Manifest = {
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": grace,
         "containers": [container],
         "volumes": [
             {"name": "job", "configMap": {"name": _config_name(job)}},

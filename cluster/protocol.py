@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+GRACE = 20.0
+"""Seconds to end by itself for a job that does not say."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -44,8 +46,9 @@ class Job:
 
     ``files`` (text by plain file name) lie in the folder that the command runs in. ``code`` are
     folders of Python packages that the command imports; a place that does not have them gets them
-    sent. ``metadata`` is shown beside the job where the place can. Neither holds a secret. Raises
-    :class:`JobError` for a name that could not be a folder's, and for an empty command.
+    sent. ``metadata`` is shown beside the job where the place can. Neither holds a secret. ``grace`` is
+    how many seconds it may take to end by itself once it is told to. Raises :class:`JobError` for a
+    name that could not be a folder's, and for an empty command.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Job:
     files: Mapping[str, str] = field(default_factory=dict)
     code: tuple[Path, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    grace: float = GRACE
 
     def __post_init__(self) -> None:
         check_name(self.name)

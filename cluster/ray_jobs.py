@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -26,13 +27,13 @@ from typing import Any
 
 from cluster.dashboard import Dashboard
 from cluster.packing import pack
-from cluster.protocol import Job, JobError, JobState, JobStatus, check_name
+from cluster.protocol import GRACE, Job, JobError, JobState, JobStatus, check_name
 
 _POLL = 0.5
 _QUIET = 10.0
 """Seconds without output after which a job that is followed is asked for."""
-_GRACE = 20
-"""Seconds that Ray gives a job to end by itself."""
+_GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""The variable that tells Ray how many seconds a job has to end by itself."""
 _SIGNALLED = 128
 _INTERRUPTED = (_SIGNALLED + signal.SIGINT, _SIGNALLED + signal.SIGTERM)
 _NOT_STARTED = {
@@ -95,7 +96,7 @@ class RayBackend:
                     submission_id=attempt,
                     runtime_env={
                         "working_dir": folder,
-                        "env_vars": {**self._settings, "RAY_AUTH_MODE": self.dashboard.auth_mode},
+                        "env_vars": self._settings(job, self.dashboard.auth_mode),
                     },
                     metadata=dict(job.metadata),
                     entrypoint_num_cpus=self.driver_cpus or None,
@@ -135,15 +136,15 @@ class RayBackend:
         return _without(said.split("\n"), _lines(chunks))
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
-        """Ask Ray to end it, which sends SIGTERM and kills 20 s later; more ``grace`` only waits.
+        """Ask Ray to end it, which sends SIGTERM and kills it after the job's own grace.
 
-        A job that still waits for its first node is stopped when it gets there.
+        More ``grace`` only waits. A job that still waits for its first node is stopped when it gets there.
         """
         last = self._last(check_name(name))
         if last is None or _status(last).state is not JobState.RUNNING:
             return self.status(name)
         self.dashboard.ask("POST", f"/api/jobs/{last['submission_id']}/stop")
-        deadline = time.monotonic() + max(grace, _GRACE) + 10
+        deadline = time.monotonic() + max(grace, _grace(last)) + 10
         while time.monotonic() < deadline and self.status(name).state is JobState.RUNNING:
             time.sleep(_POLL)
         return self.status(name)
@@ -167,15 +168,15 @@ class RayBackend:
             "submission_id": f"{job.name}-1",
             "entrypoint": _entry_point(job),
             "entrypoint_num_cpus": self.driver_cpus,
-            "runtime_env": {"env_vars": {**self._settings, "RAY_AUTH_MODE": "token"}},
+            "runtime_env": {"env_vars": self._settings(job, "token")},
             "working_dir": [*(package.name for package in job.code), *job.files],
             "metadata": dict(job.metadata),
         }
         return json.dumps(request, indent=1) + "\n"
 
-    @property
-    def _settings(self) -> dict[str, str]:
-        return {"RAY_JOB_STOP_WAIT_TIME_S": str(_GRACE), **self.environment}
+    def _settings(self, job: Job, auth_mode: str) -> dict[str, str]:
+        grace = str(math.ceil(job.grace))
+        return {_GRACE: grace, **self.environment, "RAY_AUTH_MODE": auth_mode}
 
     def _running(self, name: str) -> JobError:
         return JobError(
@@ -245,6 +246,7 @@ class RayBackend:
             "files": dict(job.files),
             "code": [str(package) for package in job.code],
             "metadata": dict(job.metadata),
+            "grace": job.grace,
         }
         path = self._memory(job.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,6 +268,12 @@ def _attempt(name: str, job: Details) -> int:
     """Which attempt at job ``name`` this is; 0 for another's."""
     match = re.fullmatch(re.escape(name) + r"-([1-9]\d*)", job.get("submission_id") or "")
     return int(match[1]) if match else 0
+
+
+def _grace(job: Details) -> float:
+    """Seconds that Ray gives it."""
+    variables = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return float(variables.get(_GRACE, GRACE))
 
 
 def _status(job: Details) -> JobStatus:

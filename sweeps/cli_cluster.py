@@ -51,6 +51,8 @@ Storage = Annotated[
     str | None, typer.Option(help="Folder or URI that every node sees; default: the spec's.")
 ]
 _PACKAGES = ("ractd_core", "sweeps", "cluster", "analysis")
+_ENDING = 15.0
+"""Seconds that a driver takes to end its Ray, and to bring its last records to the storage."""
 _PATIENCE, _LOOK = 60.0, 0.5
 """Seconds for a job to come through its preflight, and between two looks."""
 
@@ -161,6 +163,7 @@ def job_of(spec: SweepSpec, storage: str, python: str = "python") -> Job:
             "spec_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "submitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
+        grace=spec.resources.grace + _ENDING,
     )
 
 

@@ -94,6 +94,14 @@ def test_the_job_is_told_what_its_cluster_can_grow_to() -> None:
     assert json.loads(told["RACTD_CLUSTER_CAPACITY"]) == {"CPU": 4 * 16 + 8 * 16, "GPU": 8}
 
 
+def test_a_pod_has_the_time_that_its_job_takes_to_end() -> None:
+    _, ray_job = manifests("kuberay", Job("one", JOB.command, grace=300))
+    for pod in pods(ray_job):
+        told = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+        assert told["RAY_JOB_STOP_WAIT_TIME_S"] == "300"
+        assert pod["terminationGracePeriodSeconds"] == 300
+
+
 def test_other_files_are_another_config_map() -> None:
     changed = Job("one", JOB.command, files={"spec.yaml": "name: one\ntrials: 5\n"})
     assert manifests("kuberay", changed)[0]["metadata"] != manifests("kuberay")[0]["metadata"]

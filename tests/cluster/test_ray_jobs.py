@@ -16,7 +16,7 @@ import pytest
 from cluster import Job, JobError, JobState, RayPlace, parse_place
 from cluster.dashboard import Dashboard
 from cluster.packing import pack
-from cluster.ray_jobs import RayBackend, _attempt, _lines, _status, _without
+from cluster.ray_jobs import RayBackend, _attempt, _grace, _lines, _status, _without
 
 
 class _Server:
@@ -271,13 +271,20 @@ def test_rendering_is_the_request_and_asks_nobody() -> None:
         grows_to={"GPU": 8},
     )
     job = Job(
-        "one", ("python", "-c", "a b"), {"A": "$HOME"}, {"spec.yaml": ""}, metadata={"m": "1"}
+        "one",
+        ("python", "-c", "a b"),
+        {"A": "$HOME"},
+        {"spec.yaml": ""},
+        metadata={"m": "1"},
+        grace=74.5,
     )
     request = json.loads(place.open().render(job))
     assert shlex.split(request["entrypoint"]) == ["exec", "env", "A=$HOME", *job.command]
     environment = request["runtime_env"]["env_vars"]
     assert environment["MOOD"] == "it's fine"
     assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == "75"
+    assert _grace({"runtime_env": {"env_vars": environment}}) == 75.0
     assert json.loads(environment["RACTD_CLUSTER_CAPACITY"]) == {"GPU": 8}
     assert request["working_dir"] == ["spec.yaml"]
     assert request["entrypoint_num_cpus"] == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +76,11 @@ def test_a_cluster_file_that_is_wrong_says_all_and_writes_nothing(
     assert (code, "is not YAML" in said) == (2, True)
     code, said = render(str(tiny()), "--cluster", str(EXAMPLES / "slurm.yaml"), "--backend", "vm")
     assert (code, "is for backend slurm, --backend says vm" in said) == (2, True)
+
+
+def test_a_job_has_its_trials_grace_and_its_drivers_own(
+    tiny: Callable[..., Path], project_home: Path
+) -> None:
+    spec = str(tiny(resources={"grace": 60}))
+    told = render(spec, "--address", "http://127.0.0.1:8265")[1]
+    assert json.loads(told)["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "75"
