@@ -46,9 +46,9 @@ class Job:
 
     ``files`` (text by plain file name) lie in the folder that the command runs in. ``code`` are
     folders of Python packages that the command imports; a place that does not have them gets them
-    sent. ``metadata`` is shown beside the job where the place can. Neither holds a secret. ``grace`` is
-    how many seconds it may take to end by itself once it is told to. Raises :class:`JobError` for a
-    name that could not be a folder's, and for an empty command.
+    sent. ``metadata`` is shown beside the job where the place can. Neither holds a secret.
+    ``grace`` is how many seconds it may take to end by itself once it is told to. Raises
+    :class:`JobError` for a name that could not be a folder's, and for an empty command.
     """
 
     name: str

@@ -138,7 +138,8 @@ class RayBackend:
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """Ask Ray to end it, which sends SIGTERM and kills it after the job's own grace.
 
-        More ``grace`` only waits. A job that still waits for its first node is stopped when it gets there.
+        More ``grace`` only waits. A job that still waits for its first node is stopped when it gets
+        there.
         """
         last = self._last(check_name(name))
         if last is None or _status(last).state is not JobState.RUNNING:

@@ -24,6 +24,10 @@ class Registry:
         part.write_text(json.dumps(known, indent=1) + "\n")
         part.replace(path)
 
+    def find(self, name: str) -> AnyPlace | None:
+        """Where job ``name`` was submitted to from here, None if it was not."""
+        return self.get(name)[0] if self._path(name).exists() else None
+
     def get(self, name: str) -> tuple[AnyPlace, str]:
         """Place and storage of job ``name``; JobError if it was not submitted from here."""
         path = self._path(name)

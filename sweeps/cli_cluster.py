@@ -72,9 +72,19 @@ def cluster_submit(
     with user_errors():
         checked = load_spec(spec)
         place, where = _place(backend, address, cluster, storage or checked.storage)
+        registry = _registry()
+        known = registry.find(checked.name)
+        if known is not None and known != place:
+            _check_idle(known, checked.name)
         there = place.open()
-        there.submit(job_of(checked, where, _python(place)))
-        _registry().put(checked.name, place, where)
+        try:
+            there.submit(job_of(checked, where, _python(place)))
+        except JobError:
+            if known is None and _runs(there, checked.name):
+                # Submitted from another machine: it can be watched and stopped from here too.
+                registry.put(checked.name, place, where)
+            raise
+        registry.put(checked.name, place, where)
         _see_off(there, checked.name)
     typer.echo(checked.name)
 
@@ -165,6 +175,26 @@ def job_of(spec: SweepSpec, storage: str, python: str = "python") -> Job:
         },
         grace=spec.resources.grace + _ENDING,
     )
+
+
+def _check_idle(place: AnyPlace, name: str) -> None:
+    """JobError if the job that was submitted to ``place`` still runs there."""
+    try:
+        status = place.open().status(name)
+    except JobError as error:
+        typer.echo(f"whether {name} still runs where it was submitted to: {error}", err=True)
+        return
+    if status.state is JobState.RUNNING:
+        raise JobError(
+            f"{name} is already running elsewhere (backend {place.backend}, {status.detail}); "
+            f"`ractd cluster stop {name}` ends it there"
+        )
+
+
+def _runs(there: Backend, name: str) -> bool:
+    with suppress(JobError):
+        return there.status(name).state is JobState.RUNNING
+    return False
 
 
 def _see_off(there: Backend, name: str) -> None:
