@@ -53,8 +53,8 @@ Storage = Annotated[
 _PACKAGES = ("ractd_core", "sweeps", "cluster", "analysis")
 _ENDING = 15.0
 """Seconds that a driver takes to end its Ray, and to bring its last records to the storage."""
-_PATIENCE, _LOOK = 60.0, 0.5
-"""Seconds for a job to come through its preflight, and between two looks."""
+_PATIENCE, _SOON, _LOOK = 60.0, 10.0, 0.5
+"""Seconds for a job to come through its preflight, until it is said where it is, between looks."""
 
 
 cluster_app.command("plan")(plan)
@@ -200,10 +200,11 @@ def _runs(there: Backend, name: str) -> bool:
 def _see_off(there: Backend, name: str) -> None:
     """Wait until the job has come through its preflight; JobError with its output if it fails.
 
-    One that waits for room, in a queue perhaps, is left to itself after a minute.
+    One that waits for room, in a queue perhaps, is told of soon and left to itself after a minute.
     """
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    begin = time.monotonic()
+    told = False
+    while time.monotonic() < begin + _PATIENCE:
         # Before the output: what a job wrote is there once it has ended.
         status = there.status(name)
         lines: list[str] = []
@@ -217,6 +218,9 @@ def _see_off(there: Backend, name: str) -> None:
                 return
         if status.state is JobState.SUCCEEDED:
             return
+        if not told and time.monotonic() > begin + _SOON:
+            typer.echo(_line(name, status), err=True)
+            told = True
         time.sleep(_LOOK)
     status = there.status(name)
     typer.echo(

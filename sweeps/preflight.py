@@ -25,8 +25,8 @@ from sweeps.versions import differences, versions
 
 PASSED = "preflight passed"
 """How the line begins that says so."""
-_SECONDS = 45.0
-"""For the nodes' answers: a first process may have to read Python over the network."""
+_SECONDS = 20.0
+"""For the nodes' answers: the user hears of a silent one within half a minute."""
 _KINDS = ("teacher", "reward", "student")
 
 

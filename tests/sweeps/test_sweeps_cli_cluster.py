@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cluster import LocalBackend, LocalPlace, Registry
 from ractd_core.files import home
 from sweeps.cli import app
+from sweeps.cli_cluster import _see_off
 from tests.cluster.jobs import shell, wait_for_line
 
 
@@ -51,3 +52,14 @@ def test_a_job_that_another_machine_submitted_is_known_once_it_is_met(
     code, said = call("submit", str(tiny()), "--backend", "local", "--storage", first)
     assert (code, "tiny is already running" in said) == (2, True)
     assert "tiny: running, process " in call("status", "tiny")[1]
+
+
+def test_a_job_that_waits_is_told_of_soon_and_once(
+    running: LocalPlace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sweeps.cli_cluster._SOON", 0.1)
+    monkeypatch.setattr("sweeps.cli_cluster._PATIENCE", 2.0)
+    _see_off(running.open(), "tiny")
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("tiny: running, process ")
+    assert "its preflight is not over yet" in last
