@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -283,8 +284,8 @@ def _described(
 
 
 def _absolute(storage: str) -> str:
-    """As it is from anywhere: a job runs in a folder of its own."""
-    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    """As it is from anywhere: a job runs in a folder of its own. Nodes may have links of theirs."""
+    return storage if "://" in storage else os.path.normpath(Path(storage).expanduser().absolute())
 
 
 def _python(place: AnyPlace) -> str:
