@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from cluster.job_folder import ended, lines
 from cluster.protocol import Job, JobError, JobState, JobStatus, check_name
+from cluster.remembered import recall, remember
 
 _POLL = 0.1
 # The shell only waits and writes down how the command ended. Its trap keeps it alive through a
@@ -54,12 +55,7 @@ class LocalBackend:
                 f"{self._run(job.name)['pid']})"
             )
         (folder / "exit").unlink(missing_ok=True)
-        described = {
-            "command": job.command,
-            "environment": dict(job.environment),
-            "files": dict(job.files),
-        }
-        (folder / "job.json").write_text(json.dumps(described, indent=1) + "\n")
+        remember(job, folder / "job.json")
         for file, text in job.files.items():
             (folder / file).write_text(text, encoding="utf-8")
         with (folder / "log.txt").open("wb") as log:
@@ -88,7 +84,7 @@ class LocalBackend:
             return JobStatus(JobState.UNKNOWN, detail=f"no job {name} under {self.root}")
         try:
             run = self._run(name)
-        except (json.JSONDecodeError, KeyError):
+        except (ValueError, KeyError, TypeError):
             return JobStatus(JobState.LOST, detail=f"{folder / 'run.json'} is damaged")
         if run["host"] != socket.gethostname() and not (folder / "exit").exists():
             # Hosts are renamed and replaced; a job that must not run twice holds a lock of its own.
@@ -122,12 +118,11 @@ class LocalBackend:
 
     def resume(self, name: str) -> str:
         """Run the recorded command again; JobError if there is none or it still runs."""
-        path = self.folder(name) / "job.json"
-        if not path.exists():
-            raise JobError(f"no job {name} under {self.root} to resume")
-        described = json.loads(path.read_text())
-        command = tuple(described.pop("command"))
-        return self.submit(Job(name, command, **described))
+        try:
+            job = recall(name, self.folder(name) / "job.json")
+        except FileNotFoundError as error:
+            raise JobError(f"no job {name} under {self.root} to resume") from error
+        return self.submit(job)
 
     def render(self, job: Job) -> str:
         """A shell command line."""
@@ -135,8 +130,8 @@ class LocalBackend:
         return " ".join([*environment, shlex.join(job.command)]) + "\n"
 
     def _run(self, name: str) -> dict[str, Any]:
-        run: dict[str, Any] = json.loads((self.folder(name) / "run.json").read_text())
-        return run
+        run = json.loads((self.folder(name) / "run.json").read_text())
+        return {"pid": int(run["pid"]), "started": run["started"], "host": run["host"]}
 
 
 def _start_time(pid: int) -> str | None:

@@ -28,6 +28,7 @@ from typing import Any
 from cluster.dashboard import Dashboard
 from cluster.packing import pack
 from cluster.protocol import GRACE, Job, JobError, JobState, JobStatus, check_name
+from cluster.remembered import recall, remember
 
 _POLL = 0.5
 _QUIET = 10.0
@@ -107,7 +108,7 @@ class RayBackend:
                 raise JobError(f"the cluster at {self.address} refuses the job: {error}") from error
             except OSError as error:
                 raise JobError(f"the cluster at {self.address} went away: {error}") from error
-        self._remember(job)
+        remember(job, self._memory(job.name))
         return job.name
 
     def status(self, name: str) -> JobStatus:
@@ -153,14 +154,13 @@ class RayBackend:
     def resume(self, name: str) -> str:
         """Send the job again as it was submitted from this machine."""
         try:
-            described = json.loads(self._memory(name).read_text(encoding="utf-8"))
+            job = recall(name, self._memory(name))
         except FileNotFoundError as error:
             raise JobError(
                 f"no job {name} was submitted to {self.address} from this machine; submit it again "
                 "instead"
             ) from error
-        described["code"] = tuple(map(Path, described["code"]))
-        return self.submit(Job(name, tuple(described.pop("command")), **described))
+        return self.submit(job)
 
     def render(self, job: Job) -> str:
         """The request to the job server, as JSON, and what travels with it."""
@@ -239,21 +239,6 @@ class RayBackend:
 
     def _memory(self, name: str) -> Path:
         return self.root / f"{check_name(name)}.json"
-
-    def _remember(self, job: Job) -> None:
-        described = {
-            "command": job.command,
-            "environment": dict(job.environment),
-            "files": dict(job.files),
-            "code": [str(package) for package in job.code],
-            "metadata": dict(job.metadata),
-            "grace": job.grace,
-        }
-        path = self._memory(job.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
 
 
 def _entry_point(job: Job) -> str:

@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import JobState, LocalBackend
+import pytest
+
+from cluster import JobError, JobState, LocalBackend
+from cluster.ray_jobs import RayBackend
 from tests.cluster.jobs import (
     is_alive,
     pid_of,
@@ -87,11 +90,32 @@ def test_a_job_of_a_machine_that_is_gone_can_be_started_again(local: LocalBacken
     assert wait(local, "one") is JobState.SUCCEEDED
 
 
-def test_a_damaged_run_file_is_a_lost_job(local: LocalBackend) -> None:
+DAMAGED = ['{"pid": 1', "{}", "[]", "null", '{"pid": "x", "started": 1, "host": "h"}', ""]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_run_file_is_a_lost_job(local: LocalBackend, text: str) -> None:
     local.submit(shell("one", "true"))
     wait(local, "one")
-    (local.folder("one") / "run.json").write_text('{"pid": 1')
+    (local.folder("one") / "run.json").write_text(text)
     assert local.status("one").state is JobState.LOST
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"command": ["true"], "colour": "red"}'])
+def test_a_job_whose_description_is_damaged_is_submitted_again_instead(
+    local: LocalBackend, tmp_path: Path, text: str
+) -> None:
+    job = shell("one", "true")
+    local.submit(job)
+    wait(local, "one")
+    (local.folder("one") / "job.json").write_text(text)
+    with pytest.raises(JobError, match=r"job\.json is damaged; submit one again"):
+        local.resume("one")
+    local.submit(job)
+    assert wait(local, "one") is JobState.SUCCEEDED
+    (tmp_path / "one.json").write_text(text)
+    with pytest.raises(JobError, match=r"one\.json is damaged; submit one again"):
+        RayBackend("http://127.0.0.1:1", tmp_path).resume("one")
 
 
 def test_a_job_outlives_the_process_that_submitted_it(
