@@ -54,7 +54,9 @@ class LocalBackend:
                 f"{job.name} is already running ({self._run(job.name)['host']}, process "
                 f"{self._run(job.name)['pid']})"
             )
-        (folder / "exit").unlink(missing_ok=True)
+        # The last run is over: without its exit code it would be taken for lost.
+        for file in ("run.json", "exit"):
+            (folder / file).unlink(missing_ok=True)
         remember(job, folder / "job.json")
         for file, text in job.files.items():
             (folder / file).write_text(text, encoding="utf-8")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -192,10 +194,9 @@ class SlurmBackend:
         )
 
     def _start(self, folder: Path) -> None:
-        for file in (EXIT, _STOP, "run.json"):
-            (folder / file).unlink(missing_ok=True)
-        (folder / LOG).write_text("")
-        number = run("sbatch", "--parsable", SCRIPT, folder=folder).partition(";")[0].strip()
+        with _aside(folder, EXIT, _STOP, LOG, "run.json"):
+            (folder / LOG).write_text("")
+            number = run("sbatch", "--parsable", SCRIPT, folder=folder).partition(";")[0].strip()
         (folder / "run.json.part").write_text(json.dumps({"number": number}) + "\n")
         (folder / "run.json.part").rename(folder / "run.json")
 
@@ -220,6 +221,25 @@ class SlurmBackend:
         end = time.monotonic() + seconds
         while self.status(name).state is JobState.RUNNING and time.monotonic() < end:
             time.sleep(min(_POLL, seconds))
+
+
+@contextmanager
+def _aside(folder: Path, *files: str) -> Iterator[None]:
+    """Without what the last run has left, which is back if no other one begins."""
+    before = folder / "before"
+    shutil.rmtree(before, ignore_errors=True)
+    before.mkdir()
+    left = [file for file in files if (folder / file).exists()]
+    for file in left:
+        (folder / file).rename(before / file)
+    try:
+        yield
+    except BaseException:
+        for file in left:
+            (before / file).replace(folder / file)
+        raise
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _queued(number: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,3 +149,21 @@ def test_a_job_does_not_share_the_submitters_process_group(local: LocalBackend) 
     assert os.getpgid(job) == os.getsid(job) == job
     assert os.getpgid(job) != os.getpgid(0)
     local.stop("one", grace=0.1)
+
+
+def test_a_job_that_is_started_again_does_not_look_lost(
+    local: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.submit(shell("one", "true"))
+    wait(local, "one")
+    seen = []
+    start = subprocess.Popen
+
+    def watched(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        seen.append(local.status("one").state)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr("cluster.local.subprocess.Popen", watched)
+    local.resume("one")
+    assert seen == [JobState.UNKNOWN]
+    assert wait(local, "one") is JobState.SUCCEEDED

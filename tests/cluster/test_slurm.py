@@ -238,3 +238,23 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match="root must be a folder that this machine and every node"):
         SlurmBackend(place(root=str(tmp_path / "file" / "jobs"))).submit(shell("one", "true"))
+
+
+def test_a_run_that_cannot_be_queued_leaves_what_the_last_one_left(
+    slurm: SlurmBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.submit(shell("one", "echo a; exit 3"))
+    wait(slurm, "one")
+    before = slurm.status("one")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    with monkeypatch.context() as told:
+        told.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        with pytest.raises(JobError, match="invalid partition"):
+            slurm.resume("one")
+    assert slurm.status("one") == before
+    assert list(slurm.logs("one")) == ["a"]
+    slurm.resume("one")
+    assert wait(slurm, "one") is JobState.FAILED
+    assert list(slurm.logs("one")) == ["a"]
