@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import secrets
 import shlex
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +21,17 @@ from typing import IO
 
 import yaml
 
-from cluster.dashboard import Dashboard
 from cluster.protocol import Backend, Job, JobError, JobStatus
 from cluster.ray_jobs import RayBackend
 from cluster.readme import readme
 from cluster.tools import run
 from cluster.vm_launcher import AUTH_FILE, DASHBOARD_PORT, environment, launcher_config
-from cluster.vm_settings import VmSettings
+from cluster.vm_settings import Hosts, VmSettings
 
 _TUNNEL_SECONDS = 60.0
 _UP_SECONDS = 3600.0
-_JOIN_SECONDS = 600.0
+_JOIN_SECONDS, _LOOK = 120.0, 1.0
+_log = logging.getLogger(__name__)
 
 
 class VmPlace(VmSettings):
@@ -68,6 +70,7 @@ class VmBackend:
 
     def __init__(self, place: VmSettings) -> None:
         self.place = place
+        self._tunnel: tuple[subprocess.Popen[bytes], RayBackend] | None = None
 
     def submit(self, job: Job) -> str:
         """Bring the machines up if they are not, and submit. The project is there already."""
@@ -75,29 +78,23 @@ class VmBackend:
         with self._file() as file:
             command = ("ray", "up", "--yes", "--no-restart", "--disable-usage-stats", str(file))
             run(*command, seconds=_UP_SECONDS)
-        with self._jobs() as jobs:
-            _wait_for_nodes(jobs.dashboard, self.place.nodes)
-            return jobs.submit(dataclasses.replace(job, code=()))
+        return self._complete().submit(dataclasses.replace(job, code=()))
 
     def status(self, name: str) -> JobStatus:
         """As the job server knows it."""
-        with self._jobs() as jobs:
-            return jobs.status(name)
+        return self._jobs().status(name)
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
         """The job's output."""
-        with self._jobs() as jobs:
-            yield from jobs.logs(name, follow=follow)
+        yield from self._jobs().logs(name, follow=follow)
 
     def stop(self, name: str, *, grace: float = 20.0) -> JobStatus:
         """End the job; the machines stay up."""
-        with self._jobs() as jobs:
-            return jobs.stop(name, grace=grace)
+        return self._jobs().stop(name, grace=grace)
 
     def resume(self, name: str) -> str:
         """Submit the same job again."""
-        with self._jobs() as jobs:
-            return jobs.resume(name)
+        return self._complete().resume(name)
 
     def render(self, job: Job) -> str:
         """The launcher's file as YAML."""
@@ -110,33 +107,69 @@ class VmBackend:
             file.write_text(yaml.safe_dump(launcher_config(self.place), sort_keys=False))
             yield file
 
-    @contextmanager
-    def _jobs(self) -> Iterator[RayBackend]:
-        """The job server, which listens on the head's loopback, through a tunnel of SSH's."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = ["ray", "dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT)]
-        with (
-            self._file() as file,
-            tempfile.TemporaryFile("w+") as said,
-            subprocess.Popen(
-                [*command, str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            ) as tunnel,
-        ):
-            try:
-                _wait_for(port, tunnel, said)
-                yield RayBackend(
-                    f"http://127.0.0.1:{port}", self.place.root, environment(self.place)
+    def _jobs(self) -> RayBackend:
+        """The job server, which listens on the head's loopback, through a tunnel of SSH's.
+
+        The tunnel lasts as long as this object, or this process.
+        """
+        if self._tunnel is None or self._tunnel[0].poll() is not None:
+            port = _free_port()
+            options = ("--port", str(port), "--remote-port", str(DASHBOARD_PORT))
+            with self._file() as file, tempfile.TemporaryFile("w+") as said:
+                tunnel = subprocess.Popen(
+                    ["ray", "dashboard", *options, str(file)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
-            finally:
-                # SSH and what Ray put around it.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(tunnel.pid, signal.SIGTERM)
+                weakref.finalize(self, _end, tunnel)
+                _wait_for(port, tunnel, said)
+            jobs = RayBackend(f"http://127.0.0.1:{port}", self.place.root, environment(self.place))
+            self._tunnel = (tunnel, jobs)
+        return self._tunnel[1]
+
+    def _complete(self) -> RayBackend:
+        """The job server once all hosts are there: the launcher returns when it has the first one.
+
+        Those that have not come in two minutes are told of, and the rest works without them.
+        """
+        jobs = self._jobs()
+        provider = self.place.provider
+        hosts = (provider.head, *provider.workers) if isinstance(provider, Hosts) else ()
+        end = time.monotonic() + _JOIN_SECONDS
+        while len(joined := jobs.dashboard.nodes()) < len(hosts):
+            if time.monotonic() > end:
+                absent = [host for host in hosts if _address(host) not in joined]
+                _log.warning(
+                    "%d of %d hosts have joined the cluster, without %s: monitor.out in Ray's logs "
+                    "on the first says why; those that join later are used too",
+                    len(joined),
+                    len(hosts),
+                    ", ".join(absent),
+                )
+                break
+            time.sleep(_LOOK)
+        return jobs
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _address(host: str) -> str:
+    with contextlib.suppress(OSError):
+        return socket.gethostbyname(host)
+    return host
+
+
+def _end(tunnel: subprocess.Popen[bytes]) -> None:
+    """End SSH and what Ray put around it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(tunnel.pid, signal.SIGTERM)
+    tunnel.wait()
 
 
 def _make_token() -> None:
@@ -158,17 +191,3 @@ def _wait_for(port: int, tunnel: subprocess.Popen[bytes], said: IO[str]) -> None
     said.seek(0)
     words = said.read().strip().splitlines() or ["nothing was said"]
     raise JobError(f"no way to the cluster's head: {words[-1]}")
-
-
-def _wait_for_nodes(dashboard: Dashboard, expected: int) -> None:
-    """Until as many nodes are there: the launcher returns when it has the first one."""
-    end = time.monotonic() + _JOIN_SECONDS
-    while len(joined := dashboard.nodes()) < expected:
-        if time.monotonic() > end:
-            raise JobError(
-                f"{len(joined)} of {expected} hosts have joined the cluster in "
-                f"{_JOIN_SECONDS / 60:.0f} minutes ({', '.join(sorted(joined))}); monitor.out in "
-                "Ray's logs on the first says why; mend the others or leave them out of "
-                "provider.workers, and submit again"
-            )
-        time.sleep(1.0)

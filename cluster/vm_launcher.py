@@ -92,6 +92,8 @@ def _path(place: VmSettings) -> str:
 
 
 def _start(place: VmSettings, options: str) -> str:
+    # Ray's second autoscaler, which the launcher turns on, never begins workers on listed hosts.
+    scaler = " RAY_enable_autoscaler_v2=0" if isinstance(place.provider, Hosts) else ""
     return _path(place) + " && ".join(
         [
             *(f"export {key}={shlex.quote(value)}" for key, value in place.environment.items()),
@@ -99,7 +101,7 @@ def _start(place: VmSettings, options: str) -> str:
                 f': "${{{key}:?set it in the login shell of every machine}}"'
                 for key in place.secrets
             ),
-            "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0",
+            "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" + scaler,
             # As many open files as the machine allows.
             '{ ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"; }',
             f"ray start {options}",

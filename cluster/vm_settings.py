@@ -128,11 +128,6 @@ class VmSettings(Place):
         distinct([volume.mount for volume in self.volumes], "volumes: mount")
         return self
 
-    @property
-    def nodes(self) -> int:
-        """How many nodes there are before a sweep begins; a cloud's workers come when wanted."""
-        return 1 + len(self.provider.workers) if isinstance(self.provider, Hosts) else 1
-
     def check_storage(self, storage: str) -> None:
         """JobError for a folder of no volume; hosts of one's own may mount what they like."""
         if not isinstance(self.provider, Hosts):

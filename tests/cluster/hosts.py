@@ -24,6 +24,8 @@ ip link set lo up
 until ip link show {name} >/dev/null 2>&1; do sleep 0.1; done
 ip address add {address}/24 dev {name}
 ip link set {name} up
+# Ray takes the address that leads out of a host for the host's own, else 127.0.0.1.
+ip route add default via {here}
 {service} &
 # As the host's first process the shell also reaps what others leave behind.
 while :; do wait; sleep 1; done
@@ -64,7 +66,9 @@ class Hosts:
         run("ip", "address", "add", f"{self.here}/24", "dev", self._bridge)
         run("ip", "link", "set", self._bridge, "up")
         for index, name in enumerate(self.names):
-            script = _HOST.format(name=name, address=self.address(name), service=service(name))
+            script = _HOST.format(
+                name=name, address=self.address(name), here=self.here, service=service(name)
+            )
             spaces = ("--net", "--pid", "--mount", "--uts", "--fork", "--kill-child")
             process = self.daemon(
                 environment, "unshare", *spaces, "--mount-proc", "sh", "-ec", script
