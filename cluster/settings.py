@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cluster.protocol import Backend, Job, JobError
+from cluster.readme import readme
 
 _SECRET = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|KEY|PWD|PAT)(_|$)|APIKEY|(^|_)AUTH$",
@@ -138,8 +141,23 @@ class Place(Settings):
         """The backend."""
 
     def rendered(self, job: Job) -> Mapping[str, str]:
-        """Files, by name, that run ``job`` here by hand."""
-        return {"command.txt": self.open().render(job)}
+        """Files, by name, that run ``job`` here, and how to use them."""
+        described = self.model_dump(mode="json", exclude_none=True)
+        where = shlex.join(["--cluster", "cluster.yaml", "--storage", job.command[-1]])
+        text = readme(
+            job,
+            install=f"ractd {job.metadata.get('ractd', '')} here and at the place",
+            start=f"ractd cluster submit spec.yaml {where}",
+            watch=f"ractd cluster logs {job.name} --follow",
+            stop=f"ractd cluster stop {job.name}",
+            resume=f"To resume: `ractd cluster resume {job.name}`.",
+        )
+        return {
+            "command.txt": self.open().render(job),
+            "cluster.yaml": yaml.safe_dump(described, sort_keys=False),
+            **job.files,
+            "README.md": text,
+        }
 
     def check_storage(self, storage: str) -> None:
         """Raise JobError if jobs here cannot keep what they write to ``storage``."""

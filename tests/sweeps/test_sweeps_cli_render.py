@@ -31,11 +31,29 @@ def test_files_are_written_with_a_readme_and_are_what_is_printed(
     code, printed = render(spec, "--cluster", cluster)
     assert code == 0
     assert render(spec, "--cluster", cluster, "--out", str(out))[0] == 0
-    # Kubernetes' manifest says when it was made.
-    told = [line for line in (out / file).read_text().splitlines() if "submitted" not in line]
-    assert told == [line for line in printed.splitlines() if "submitted" not in line]
+    assert without_date((out / file).read_text()) == without_date(printed)
     assert "# tiny" in (out / "README.md").read_text()
     assert not project_home.exists(), "nothing was submitted or remembered"
+
+
+@pytest.mark.parametrize(
+    "where", [("--backend", "local"), ("--address", "http://127.0.0.1:8265")], ids=["local", "ray"]
+)
+def test_places_that_are_told_by_an_option_are_rendered_with_their_file(
+    where: tuple[str, str], tiny: Callable[..., Path], tmp_path: Path, project_home: Path
+) -> None:
+    spec, out, storage = str(tiny()), tmp_path / "out", ("--storage", str(tmp_path / "a b"))
+    assert render(spec, *where, *storage, "--out", str(out))[0] == 0
+    assert f"--cluster cluster.yaml --storage '{tmp_path}/a b'" in (out / "README.md").read_text()
+    again = (str(out / "spec.yaml"), "--cluster", str(out / "cluster.yaml"), *storage)
+    told = [without_date(each) for each in (render(*again)[1], render(spec, *where, *storage)[1])]
+    assert told[0] == told[1]
+    assert told[0] == without_date((out / "command.txt").read_text())
+
+
+def without_date(text: str) -> list[str]:
+    """What is rendered may say when it was made."""
+    return [line for line in text.splitlines() if "submitted" not in line]
 
 
 def test_the_storage_is_the_commands_then_the_specs_then_the_clusters(
