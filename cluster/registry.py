@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cluster.places import AnyPlace, parse_place
-from cluster.protocol import JobError, check_name
+from cluster.protocol import GRACE, JobError, check_name
 
 
 class Registry:
@@ -15,12 +16,15 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, name: str, place: AnyPlace, storage: str) -> None:
-        """Remember that job ``name`` runs at ``place`` and writes to ``storage``."""
+    def put(self, name: str, place: AnyPlace, storage: str, grace: float = GRACE) -> None:
+        """Remember that job ``name`` runs at ``place`` and writes to ``storage``.
+
+        It may take ``grace`` seconds to end by itself.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         path = self._path(name)
         part = path.with_suffix(".part")
-        known = {"place": place.model_dump(mode="json"), "storage": storage}
+        known = {"place": place.model_dump(mode="json"), "storage": storage, "grace": grace}
         part.write_text(json.dumps(known, indent=1) + "\n")
         part.replace(path)
 
@@ -30,14 +34,22 @@ class Registry:
 
     def get(self, name: str) -> tuple[AnyPlace, str]:
         """Place and storage of job ``name``; JobError if it was not submitted from here."""
+        known = self._known(name)
+        return parse_place(known["place"], str(self._path(name))), str(known["storage"])
+
+    def grace(self, name: str) -> float:
+        """Seconds that job ``name`` may take to end; JobError as :meth:`get`."""
+        return float(self._known(name)["grace"])
+
+    def _known(self, name: str) -> dict[str, Any]:
         path = self._path(name)
         try:
             known = json.loads(path.read_text())
-            return parse_place(known["place"], str(path)), str(known["storage"])
+            return {"grace": GRACE, "place": known["place"], "storage": known["storage"], **known}
         except FileNotFoundError as error:
             there = ", ".join(sorted(p.stem for p in self.root.glob("*.json"))) or "none"
             raise JobError(f"no job {name!r} was submitted from here; known: {there}") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise JobError(f"{path} is damaged; remove it and submit {name!r} again") from error
 
     def _path(self, name: str) -> Path:

@@ -78,14 +78,15 @@ def cluster_submit(
         if known is not None and known != place:
             _check_idle(known, checked.name)
         there = place.open()
+        job = job_of(checked, where, _python(place))
         try:
-            there.submit(job_of(checked, where, _python(place)))
+            there.submit(job)
         except JobError:
             if known is None and _runs(there, checked.name):
                 # Submitted from another machine: it can be watched and stopped from here too.
-                registry.put(checked.name, place, where)
+                registry.put(checked.name, place, where, job.grace)
             raise
-        registry.put(checked.name, place, where)
+        registry.put(checked.name, place, where, job.grace)
         _see_off(there, checked.name)
     typer.echo(checked.name)
 
@@ -114,12 +115,16 @@ def cluster_logs(
 @cluster_app.command("stop")
 def cluster_stop(
     name: Name,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds to end by itself.")] = 35.0,
+    grace: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to end by itself; default what it needs.")
+    ] = None,
 ) -> None:
     """End a sweep's job; it can be resumed."""
     with user_errors():
-        place, _ = _registry().get(name)
-        status = place.open().stop(name, grace=grace)
+        registry = _registry()
+        place, _ = registry.get(name)
+        needed = registry.grace(name) if grace is None else grace
+        status = place.open().stop(name, grace=needed)
     typer.echo(_line(name, status))
 
 

@@ -12,7 +12,7 @@ from cluster import LocalBackend, LocalPlace, Registry
 from ractd_core.files import home
 from sweeps.cli import app
 from sweeps.cli_cluster import _see_off
-from tests.cluster.jobs import shell, wait_for_line
+from tests.cluster.jobs import python, shell, wait_for_line
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -63,3 +63,21 @@ def test_a_job_that_waits_is_told_of_soon_and_once(
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("tiny: running, process ")
     assert "its preflight is not over yet" in last
+
+
+def test_a_job_has_as_long_to_stop_as_its_spec_says(
+    tiny: Callable[..., Path], tmp_path: Path, project_home: Path
+) -> None:
+    backend = LocalBackend(tmp_path / "first" / "sweeps")
+    slow = (
+        "import signal, sys, time\n"
+        "def end(*_): time.sleep(1); print('saved'); sys.exit(130)\n"
+        "signal.signal(2, end); print('begun'); time.sleep(60)\n"
+    )
+    backend.submit(python("tiny", slow))
+    wait_for_line(backend, "tiny", "begun")
+    spec, first = str(tiny(resources={"grace": 60})), str(tmp_path / "first")
+    assert call("submit", spec, "--backend", "local", "--storage", first)[0] == 2
+    assert Registry(home() / "jobs").grace("tiny") == 75
+    assert "tiny: stopped" in call("stop", "tiny")[1]
+    assert list(backend.logs("tiny")) == ["begun", "saved"]
