@@ -6,7 +6,6 @@ puts them on the cluster's slots in the driver's order. Nothing is started or wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cluster import JobError
@@ -115,7 +114,8 @@ def workload(
             _, requests = distinct_stages(context, kind, recipes)
             missing = [r for r in requests if folder.store.find(r.name) is None]
             found += [costs.training(kind, request.recipe) for request in missing]
-        work.trials.extend(_pruned(map(costs.trial, recipes), work, _shown(spec, context.recipe)))
+        trials = [costs.trial(recipe) for recipe in recipes]
+        work.trials.extend(_pruned(trials, work, _shown(spec, context.recipe.student.optim.steps)))
         top = min(spec.selection.top, count)
         work.confirmations.append(sum(costs.confirmation(recipe) for recipe in recipes[:top]))
         work.rows.append(costs.rows(recipes[0]))
@@ -130,14 +130,13 @@ def _fingerprint(dataset: object) -> str:
     return origin_of(dataset).get("fingerprint", "") if is_present(dataset) else ""
 
 
-def _shown(spec: SweepSpec, recipe: Recipe) -> float:
+def _shown(spec: SweepSpec, steps: int) -> float:
     """The share of a trial's steps that it has done at the pruner's first look."""
     warmup = spec.pruner.warmup_steps
-    steps = spec.training_seeds * recipe.student.optim.steps
-    return _WARMUP if warmup is None else min(1.0, warmup / steps)
+    return _WARMUP if warmup is None else min(1.0, warmup / (spec.training_seeds * steps))
 
 
-def _pruned(trials: Iterable[float], work: Work, shown: float) -> list[float]:
+def _pruned(trials: list[float], work: Work, shown: float) -> list[float]:
     """Evenly over the sweep, ``work.pruned`` of the trials end with ``shown`` of their steps."""
     return [
         seconds * shown if int((index + 1) * work.pruned) > int(index * work.pruned) else seconds
