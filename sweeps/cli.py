@@ -20,7 +20,7 @@ from ractd_core.files import FileError
 from sweeps.cli_bench import bench_app
 from sweeps.cli_cluster import cluster_app
 from sweeps.cli_data import data_app, tasks
-from sweeps.cli_errors import user_errors
+from sweeps.cli_errors import INTERRUPTED, user_errors
 from sweeps.cli_evaluate import evaluate
 from sweeps.cli_export import export
 from sweeps.cli_progress import progress
@@ -43,6 +43,8 @@ from sweeps.spec_schema import spec_schema
 
 _LOOK, _WATCH = 0.5, 5.0
 """Seconds between two looks: at whether a sweep has ended, and at how far it is."""
+_SIGNALLED = 128
+"""Above it an exit code is of a signal."""
 _ENDING = 15.0
 """Seconds that a driver takes to end its Ray."""
 
@@ -232,7 +234,7 @@ def _while_stopped(folder: SweepFolder) -> Iterator[None]:
         yield
     except Timeout as error:
         raise StorageError(
-            f"sweep {folder.name!r} is running; `ractd sweep stop {folder.name}` first, then "
+            f"sweep {folder.name!r} is running; `{folder.command('stop')}` first, then "
             "resume it in another way"
         ) from error
 
@@ -274,25 +276,26 @@ def _drive(folder: SweepFolder, detach: bool, plain: bool) -> int:
             )
         )
     if detach:
-        typer.echo(f"`ractd sweep status {name}` says how far it is")
+        typer.echo(f"`{folder.command('status')}` says how far it is")
         return 0
     try:
         _follow(folder, plain)
     except KeyboardInterrupt:
         if not ours:
-            typer.echo(f"\nsweep {name} goes on; `ractd sweep stop {name}` ends it")
+            typer.echo(f"\nsweep {name} goes on; `{folder.command('stop')}` ends it")
             return 0
         typer.echo("\nstopping the sweep ...")
         backend.stop(name, grace=_grace(folder))
-        typer.echo(f"interrupted; `ractd sweep resume {name}` goes on from here")
-        return 130
+        typer.echo(f"interrupted; `{folder.command('resume')}` goes on from here")
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; the sweep itself goes on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     status = backend.status(name)
-    if status.state is JobState.LOST or (status.exit_code or 0) > 128:
-        typer.echo(f"the driver was killed; `ractd sweep resume {name}` goes on from here")
+    killed = status.state is JobState.FAILED and (status.exit_code or 0) > _SIGNALLED
+    if status.state is JobState.LOST or killed:
+        typer.echo(f"the driver was killed; `{folder.command('resume')}` goes on from here")
     return 0 if status.exit_code == 0 else (status.exit_code or 1)
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import typer
 
 CLEAR_LINE = "\r\x1b[K"
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("\ninterrupted", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -48,6 +47,7 @@ def plan(
     """Say how long a sweep takes on a cluster, and on others, and what holds it up."""
     from sweeps.costs import Times
     from sweeps.dry_run import plan_task
+    from sweeps.embedded_ray import usable_cpus
     from sweeps.gpu_rates import GpuTimes, on_gpus
     from sweeps.layout import SweepFolder, storage_path
     from sweeps.plan import Nodes, PlanError, estimate, workload
@@ -58,7 +58,7 @@ def plan(
         checked = load_spec(spec)
         folder = SweepFolder(storage_path(storage or checked.storage), checked.name)
         gpus = gpus_per_node if gpu else 0
-        cpus = cpus_per_node or (None if gpu else len(os.sched_getaffinity(0)))
+        cpus = cpus_per_node or (None if gpu else usable_cpus())
         with progress() as say:
             times: Times
             if gpu is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,9 +18,8 @@ from sweeps.layout import StorageError, SweepFolder, open_sweep, storage_path
 if TYPE_CHECKING:
     from analysis.report import Report
 
-_LOOK, _REFRESH, _QUIET = 15.0, 30, 600.0
-"""Seconds between two writings of a watched report, between two readings of its page, and without a
-new file until a sweep whose driver nobody sees counts as ended."""
+_LOOK, _REFRESH = 15.0, 30
+"""Seconds between two writings of a watched report, and between two readings of its page."""
 
 Storage = Annotated[str | None, typer.Option(help="Folder of stages and sweeps.")]
 
@@ -78,7 +75,7 @@ def write(
             return write_report(root, names, target, refresh=refresh, pictures=pictures)
 
         try:
-            while watch and any(_more_to_come(folder) for folder in folders):
+            while watch and any(map(goes_on, folders)):
                 typer.echo(f"{time.strftime('%H:%M:%S')} {once(_REFRESH).page}")
                 time.sleep(_LOOK)
         except KeyboardInterrupt:
@@ -93,10 +90,7 @@ def write(
         typer.echo(line)
     for folder in folders:
         if watch and is_lost(folder):
-            typer.echo(
-                f"\n{folder.name}: {state_of(folder)}, and nothing new for {_QUIET / 60:.0f} min; "
-                f"`ractd sweep resume {folder.name}` goes on"
-            )
+            typer.echo(f"\n{folder.name}: {state_of(folder)}; `{folder.command('resume')}` goes on")
     typer.echo(f"\nreport: {written.page}")
 
 
@@ -123,21 +117,3 @@ def diff(
 def _means_diff(names: Sequence[str], storage: Path) -> bool:
     """Whether options stood before the word `diff`, so that it was taken for a sweep's name."""
     return len(names) == 3 and names[0] == "diff" and not SweepFolder(storage, "diff").path.exists()
-
-
-def _more_to_come(folder: SweepFolder) -> bool:
-    """Whether the sweep goes on; of one whose driver is out of sight, what it writes tells."""
-    return goes_on(folder) and not (is_lost(folder) and time.time() - _last_write(folder) > _QUIET)
-
-
-def _last_write(folder: SweepFolder) -> float:
-    """When the sweep or a stage in the making wrote a file last, in seconds of the system clock."""
-    own = folder.path / "report"
-    times = [0.0]
-    for parent in (folder.path, folder.storage / "stages" / ".building"):
-        for root, _, names in os.walk(parent):
-            for path in (Path(root) / name for name in names):
-                # A temporary file may be gone by now.
-                with suppress(FileNotFoundError):
-                    times.append(0.0 if path.is_relative_to(own) else path.stat().st_mtime)
-    return max(times)

@@ -15,7 +15,7 @@ import yaml
 
 from ractd_core.recipes import Family
 from sweeps.cli_device import Device, Threads, chosen_device
-from sweeps.cli_errors import user_errors
+from sweeps.cli_errors import INTERRUPTED, user_errors
 from sweeps.cli_progress import progress
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def train(
                 else "\ninterrupted before the first checkpoint; the same command begins again",
                 err=True,
             )
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         _tell(asked, folder, model)
 
 

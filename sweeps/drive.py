@@ -11,14 +11,13 @@ from filelock import FileLock, Timeout
 
 from ractd_core.data.flat import DataError
 from ractd_core.files import FileError, home, lacks_room
+from sweeps.cli_errors import INTERRUPTED
 from sweeps.embedded_ray import ResourceError, set_environment
 from sweeps.layout import StorageError, SweepFolder
 from sweeps.lease import LeaseHeldError
 from sweeps.mirrored_sweep import driving
 from sweeps.object_store import StoreAwayError
 from sweeps.spec import SpecError
-
-INTERRUPTED = 130
 
 
 def main(storage: str, name: str) -> int:
@@ -41,12 +40,12 @@ def main(storage: str, name: str) -> int:
     except LeaseHeldError as error:
         return _end(f"sweep {name} is {error}")
     except KeyboardInterrupt:
-        return _end(f"interrupted; `ractd sweep resume {name}` goes on from here", INTERRUPTED)
+        return _end(f"interrupted; `{folder.command('resume')}` goes on from here", INTERRUPTED)
     except (ValueError, RuntimeError, OSError) as error:
         if lacks_room(error):
             return _end(
                 f"error: storage {storage} is full, by its size or by a quota; free some, and "
-                f"`ractd sweep resume {name}` goes on from here"
+                f"`{folder.command('resume')}` goes on from here"
             )
         known = StorageError | StoreAwayError | SpecError | DataError | FileError
         known |= ResourceError | TasksFailedError

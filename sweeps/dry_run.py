@@ -21,7 +21,7 @@ from ractd_core.data.flat import DataError
 from ractd_core.data.store import folder_of, is_present, origin_of
 from ractd_core.tasks import LOCAL, DatasetName
 from sweeps.costs import CostError, Costs, Times
-from sweeps.embedded_ray import ResourceError, check_resources
+from sweeps.embedded_ray import ResourceError, check_resources, usable_cpus
 from sweeps.layout import StorageError, SweepFolder, TaskContext
 from sweeps.requests import stage_parameters, stage_requests
 from sweeps.sample import sample
@@ -120,7 +120,7 @@ def available(address: str | None, storage: Path) -> dict[str, float]:
     ``storage`` that is there is not the same on all its nodes.
     """
     if not address:
-        return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+        return {"CPU": usable_cpus(), "GPU": torch.cuda.device_count()}
     import ray
 
     try:

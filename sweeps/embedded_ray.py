@@ -97,6 +97,13 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+def usable_cpus() -> int:
+    """Processors that this process may use, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def reachable() -> dict[str, float]:
     """What the cluster has, or an autoscaler that was told of can bring it to."""
     import ray

@@ -46,7 +46,7 @@ def check_undriven(folder: SweepFolder) -> None:
         )
         raise StorageError(
             f"sweep {folder.name} is already being driven {where}; follow or stop it there, "
-            "`ractd sweep status` works here too"
+            f"`{folder.command('status')}` works here too"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,6 +133,12 @@ class SweepFolder:
             raise StorageError(f"no sweep {self.name!r} in {self.storage}; there: {there}")
         return parse_spec(path.read_text(encoding="utf-8"), str(path))
 
+    def command(self, verb: str) -> str:
+        """What a user types about this sweep: ``ractd sweep VERB NAME``, and where it lies."""
+        elsewhere = self.storage != default_storage()
+        storage = f" --storage {shlex.quote(address_of(self.storage))}" if elsewhere else ""
+        return f"ractd sweep {verb} {self.name}{storage}"
+
     def spec_to_run(self) -> SweepSpec:
         """The frozen spec; :class:`StorageError` if it stands for other recipes by now.
 
@@ -177,7 +184,7 @@ class SweepFolder:
         if self.spec() != spec:
             raise StorageError(
                 f"sweep {self.name!r} exists in {self.storage} with another spec ({path}); "
-                f"`ractd sweep resume {self.name} --spec FILE` goes on with a changed one, or "
+                f"`{self.command('resume')} --spec FILE` goes on with a changed one, or "
                 "give the new one another name"
             )
         self.spec_to_run()

@@ -277,5 +277,5 @@ def test_a_full_disk_is_told_with_what_to_do(
     assert drive(str(tmp_path), "one") == 1
     said = capsys.readouterr().err
     assert f"storage {tmp_path} is full" in said
-    assert "`ractd sweep resume one` goes on" in said
+    assert "`ractd sweep resume one --storage " in said
     assert "Traceback" not in said

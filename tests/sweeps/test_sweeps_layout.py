@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -405,3 +406,12 @@ def test_commands_that_check_the_storage_at_once_do_not_disturb_each_other(tmp_p
     for looker in lookers:
         looker.join()
     assert errors == []
+
+
+def test_a_command_to_type_says_where_the_sweep_lies(tmp_path: Path) -> None:
+    assert SweepFolder(default_storage(), "one").command("resume") == "ractd sweep resume one"
+    elsewhere = SweepFolder(tmp_path / "a folder", "one").command("status")
+    assert shlex.split(elsewhere) == [
+        *("ractd", "sweep", "status", "one", "--storage"),
+        str(tmp_path / "a folder"),
+    ]
