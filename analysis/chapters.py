@@ -54,7 +54,7 @@ def sweep_chapter(sweep: Records, benchmark: pd.DataFrame, folder: Path) -> Chap
     failures = failures_table(sweep)
     return Chapter(
         title=f"Sweep {sweep.name}",
-        subtitle=f"Started {sweep.created}",
+        subtitle=_started(sweep.created),
         headlines=headlines(sweep, benchmark),
         tables=[text_section("Benchmark", _BENCHMARK_NOTE, benchmark_text(benchmark), published)],
         commands=[
@@ -80,6 +80,11 @@ def sweep_chapter(sweep: Records, benchmark: pd.DataFrame, folder: Path) -> Chap
         ],
         spec=spec_text(sweep),
     )
+
+
+def _started(created: str) -> str:
+    moment = pd.to_datetime(created, utc=True, errors="coerce")
+    return f"Started {created if pd.isna(moment) else f'{moment:%Y-%m-%d %H:%M} UTC'}"
 
 
 def comparison_chapter(
