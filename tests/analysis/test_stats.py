@@ -56,7 +56,7 @@ def test_bootstrap_in_blocks_agrees_with_normal_theory() -> None:
     assert values.mean() - low == pytest.approx(half, rel=0.25)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_SEVERAL)
 def test_interval_lies_within_the_values(values: list[float]) -> None:
     low, high = _ends(values, repetitions=200)
@@ -64,7 +64,7 @@ def test_interval_lies_within_the_values(values: list[float]) -> None:
     assert min(values) - slack <= low <= high <= max(values) + slack
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(_SEVERAL, st.floats(-100, 100))
 def test_interval_moves_with_the_values(values: list[float], shift: float) -> None:
     low, high = _ends(values, repetitions=200)

@@ -139,7 +139,7 @@ def test_a_diverged_run_counts_as_a_random_policy_and_is_counted() -> None:
     assert paired(lost, zero) == {"a": {0: 0.0, 1: 0.0}, "b": {0: 0.0, 1: 0.0}}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(_RUNS.flatmap(lambda runs: st.tuples(st.just(runs), _reordered(runs))))
 def test_the_order_of_tasks_and_seeds_does_not_matter(pair: tuple[Runs, Runs]) -> None:
     for statistic in STATISTICS:
@@ -155,7 +155,7 @@ def _reordered(runs: Runs) -> st.SearchStrategy[Runs]:
     return st.tuples(*scores).flatmap(lambda tasks: st.permutations(tasks).map(dict))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_RUNS, st.floats(0.1, 10), st.floats(-50, 50))
 def test_scale_and_shift_of_scores_carry_over(runs: Runs, scale: float, shift: float) -> None:
     moved = {t: {s: scale * v + shift for s, v in each.items()} for t, each in runs.items()}
@@ -174,7 +174,7 @@ def test_scale_and_shift_of_scores_carry_over(runs: Runs, scale: float, shift: f
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_RUNS)
 def test_profiles_fall_from_one_to_zero(runs: Runs) -> None:
     thresholds = np.linspace(-60, 160, 23).tolist()

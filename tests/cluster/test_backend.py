@@ -343,7 +343,7 @@ variables = st.dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(words, max_size=4), variables)
 def test_what_is_rendered_is_what_would_run(arguments: list[str], values: dict[str, str]) -> None:
     """The shell reads the rendered line as the same command with the same variables."""

@@ -113,7 +113,7 @@ def test_names_are_kubernetes_names_and_no_two_are_the_same(one: str, other: str
     assert (resource_name(one) == resource_name(other)) == (one == other)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=3), names, st.text(max_size=20))
 def test_the_entry_point_and_the_files_arrive_as_they_are(
     command: list[str], name: str, text: str

@@ -65,9 +65,7 @@ def test_what_is_asked_of_slurm() -> None:
     assert "--num-cpus=8 --num-gpus=4 --" in script
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=st.lists(words, min_size=1, max_size=4), folder=folders, value=lines)
 def test_nothing_from_a_file_breaks_out_of_its_quotes(
     arguments: list[str], folder: str, value: str, tmp_path: Path

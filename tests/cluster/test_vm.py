@@ -64,7 +64,7 @@ def test_a_spot_machine_of_gcp_with_a_gpu_may_be_taken_away_and_is_not_moved() -
     assert scheduling == {"onHostMaintenance": "TERMINATE", "preemptible": True}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(lines, lines.map(lambda text: "/f" + text.replace("/", "")))
 def test_nothing_from_a_file_breaks_out_of_its_quotes(value: str, folder: str) -> None:
     config = launcher("vm-hosts", environment={"A": value}, python=f"{folder}/bin/python")

@@ -71,7 +71,7 @@ def by_hand(
     return windows, seen
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
     st.integers(1, 12),

@@ -72,7 +72,7 @@ def test_boundary_scalings_are_those_of_consistency_models(t: float) -> None:
     assert inside == pytest.approx(1 / math.sqrt(t * t + 0.25))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(1e-3, 0.9), st.integers(0, 99))
 def test_at_sigma_min_the_boundary_denoiser_returns_its_input(low: float, seed: int) -> None:
     noise = NoiseConfig(sigma_min=low)
@@ -117,7 +117,7 @@ def test_the_time_input_is_a_thousand_quarter_logarithms() -> None:
     np.testing.assert_allclose(time_input(t), 1000 * np.log(t.numpy()) / 4, rtol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.02, 80), st.integers(0, 99))
 def test_a_jump_to_where_one_is_changes_nothing(time: float, seed: int) -> None:
     student = ConsistencyTrajectory(unet(True, seed), NoiseConfig())

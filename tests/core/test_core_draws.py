@@ -26,7 +26,7 @@ def sequence(draws: Draws) -> list[Tensor]:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(1, 6))
 def test_the_shares_of_any_number_of_workers_make_up_the_whole(
     seed: int, step: int, share: int
@@ -54,7 +54,7 @@ def test_the_shares_of_any_number_of_workers_make_up_the_whole(
             assert torch.equal(together, expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 2))
 def test_parts_are_the_rows_in_turn_whatever_was_drawn_before(
     share: int, size: int, workers: int

@@ -19,7 +19,7 @@ Build = Callable[..., FlatDataset]
 _EPISODES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     _EPISODES,
     st.integers(0, 999),

@@ -394,7 +394,7 @@ def parts(
     return {k: v.item() for k, v in info.items()}, teacher, student, value, loss.item()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(1e-4, 3), st.sampled_from(["dsm", "noise"]))
 def test_the_students_loss_is_the_weighted_sum(
     ctm: float, dsm: float, reward: float, at: str

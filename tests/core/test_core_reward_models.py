@@ -29,7 +29,7 @@ def draws(rows: int) -> Draws:
     return Draws(0, 0, rows, CPU)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(1, 6),
     st.lists(st.sampled_from([8, 16, 24]), min_size=1, max_size=3),

@@ -173,7 +173,7 @@ def _slow(rows: Rows, limit: int) -> list[tuple[list[float], list[float], bool]]
     return episodes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.sampled_from(["00", "00", "00", "01", "10", "11"]), min_size=1, max_size=40),
     st.booleans(),

@@ -96,7 +96,7 @@ def ddpm_steps(sigmas: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(np.interp(wanted, kept[::-1], np.arange(999, -1, -1)), dtype=np.float64)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(0.011, 0.5), st.floats(1.0, 157.0), st.integers(2, 400))
 def test_any_ddpm_grid_falls_from_end_to_end_in_even_steps(
     low: float, high: float, bins: int
@@ -120,7 +120,7 @@ def test_the_whole_ddpm_grid_is_ddpms_own_chain() -> None:
     np.testing.assert_allclose(every_ninth, levels[::-9], rtol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(158, 1e4), st.floats(1e-4, 0.0099), st.integers(2, 400))
 def test_ends_beyond_ddpms_levels_are_reached_in_one_step_each(
     high: float, low: float, bins: int
@@ -140,7 +140,7 @@ def test_ends_beyond_ddpms_levels_are_reached_in_one_step_each(
         assert bool((inner <= levels[-1]).all())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(400, 20_000))
 def test_a_ddpm_grid_finer_than_the_chain_still_falls(bins: int) -> None:
     sigmas = ddpm_grid(NoiseConfig(), "cpu", bins)

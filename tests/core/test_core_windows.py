@@ -44,7 +44,7 @@ def by_hand(data: FlatDataset, horizon: int, padding: str) -> list[NDArray[np.fl
     return windows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
     st.integers(1, 12),

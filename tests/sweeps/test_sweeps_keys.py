@@ -209,7 +209,7 @@ def test_a_key_of_no_number_is_refused(value: float) -> None:
         key_of({"a": Path("a")})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(["local/maze2d-umaze-v1", "local/maze2d-medium-v1"]), st.integers(0, 3))
 def test_the_same_request_in_another_process_has_the_same_name(dataset: str, seed: int) -> None:
     """What crosses a process border is JSON; the key must survive the trip."""

@@ -153,7 +153,7 @@ def test_a_trials_key_says_how_many_actions_are_executed_and_its_stages_do_not()
     assert one.student.name == other.student.name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6, unique=True))
 def test_other_values_have_other_keys_and_folders(weights: list[float]) -> None:
     plans = [context().trial({"student.reward_weight": weight}) for weight in weights]

@@ -123,7 +123,7 @@ def test_rows_of_later_training_seeds_follow_and_an_earlier_one_takes_them_back(
 steps = st.lists(st.integers(1, 12), max_size=10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps)
 def test_a_row_replaces_those_from_its_step_on(written: list[int]) -> None:
     """A row survives if and only if no later one begins at its step or before."""
@@ -140,7 +140,7 @@ def test_a_row_replaces_those_from_its_step_on(written: list[int]) -> None:
         assert not list(Path(folder).glob(".*")), "temporary files left behind"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.data())
 def test_a_file_cut_anywhere_is_read_up_to_its_last_whole_row(count: int, data: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:

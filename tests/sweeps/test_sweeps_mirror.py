@@ -122,7 +122,7 @@ def test_a_record_in_the_store_is_never_replaced(machines: Machines) -> None:
     assert (folder / "student-0" / "model.safetensors").read_text() == "weights 1.0"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(order=st.lists(st.integers(0, 2), min_size=2, max_size=12), data=st.data())
 def test_writers_at_once_agree_on_the_first_record(
     order: list[int], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -270,7 +270,7 @@ def test_a_checkpoint_is_never_ahead_of_its_curve(machines: Machines) -> None:
     assert names[-2:] == ["episodes.csv", "played.json"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     moves=st.lists(
         st.tuples(st.integers(0, 1), st.sampled_from(["train", "wipe", "cut"])), max_size=9

@@ -154,7 +154,7 @@ def test_a_spec_takes_rows_of_other_calls_and_gives_them_back() -> None:
     assert parse_spec(dump_spec(made), "spec.yaml") == made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(valid().filter(lambda row: row[0] != "bc"), max_size=6))
 def test_any_rows_survive_a_dumped_spec(rows: list[tuple[str, Sampling]]) -> None:
     made = spec(*(written(*row) for row in rows))

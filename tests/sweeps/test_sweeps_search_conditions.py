@@ -61,7 +61,7 @@ def frozen(point: dict[str, Scalar]) -> frozenset[tuple[str, Scalar]]:
     return frozenset(point.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spaces())
 def test_the_whole_space_is_every_combination_less_what_is_not_active(
     search: dict[str, Any],
@@ -81,7 +81,7 @@ def test_the_whole_space_is_every_combination_less_what_is_not_active(
     assert set(found) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spaces())
 def test_parameters_come_after_what_they_depend_on_and_points_are_active_in_whole(
     search: dict[str, Any],

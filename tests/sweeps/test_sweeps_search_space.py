@@ -109,7 +109,7 @@ FREE = {
 values_at = st.fixed_dictionaries({}, optional=FREE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values_at)
 def test_apply_sets_those_fields_and_no_other(values: dict[str, Scalar]) -> None:
     recipe = Recipe()
@@ -118,7 +118,7 @@ def test_apply_sets_those_fields_and_no_other(values: dict[str, Scalar]) -> None
     assert leaves(recipe.model_dump(mode="json")) == DEFAULTS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values_at, values_at)
 def test_applying_twice_is_applying_the_union(
     first: dict[str, Scalar], second: dict[str, Scalar]
@@ -147,7 +147,7 @@ def test_a_value_that_does_not_fit_is_refused(path: str, value: Scalar) -> None:
 
 
 @given(st.lists(st.sampled_from([8, 16, 24, 100, 128, 160]), min_size=1, unique=True))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_check_values_names_exactly_the_choices_that_do_not_fit(choices: list[int]) -> None:
     found = check_values(Recipe(), "window.horizon", Choices(choices=tuple(choices)))
     wrong = [value for value in choices if value % 16]

@@ -169,7 +169,7 @@ def test_a_single_mistake_is_named_with_its_path(
     assert_exactly(problems(changed(mistake)), [message])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(range(len(MISTAKES))), min_size=1, max_size=10, unique=True))
 def test_any_set_of_mistakes_is_named_completely_and_nothing_else(chosen: list[int]) -> None:
     mistakes = [MISTAKES[index] for index in chosen]
@@ -370,7 +370,7 @@ parameters = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=names,
     trials=st.integers(1, 10**6),
