@@ -24,7 +24,7 @@ from ractd_core.tasks import get_task
 from sweeps.spec import SweepSpec
 
 ROOT = Path(__file__).parent.parent
-PAGES = (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 README, DATA = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/data.md"))
 
 
