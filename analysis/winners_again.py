@@ -102,13 +102,19 @@ def _again(sweep: Records, spec: Mapping[str, Any], line: Mapping[Any, Any]) -> 
             else f"{SYMBOLS.get(name, name)} = {value}"
             for name, value in params.items()
         ),
-        models=tuple(sorted(folder.glob("student-*/model.safetensors"))),
+        models=tuple(sorted(folder.glob(f"student-*/{_weights(spec)}.safetensors"))),
         spec_name=f"winner-{sweep.name}-{slug}.yaml",
         # through JSON, so that numbers of numpy become plain ones
         spec=yaml.safe_dump(json.loads(json.dumps(alone, default=_plain)), sort_keys=False)
         if spec
         else "",
     )
+
+
+def _weights(spec: Mapping[str, Any]) -> str:
+    """Which of a student's files was selected: its last weights, or those that scored best."""
+    rule = (spec.get("selection") or {}).get("rule")
+    return "best" if rule == "best" else "model"
 
 
 def _plain(value: Any) -> Any:

@@ -84,7 +84,10 @@ _SMALL_TASKS: dict[str, dict[str, Any]] = {
 }
 
 _PAPER: dict[str, Any] = {
-    "teacher": {"distance": "pseudo_huber", "noise": {"init_noise": "sigma_max"}},
+    "teacher": {
+        "distance": "pseudo_huber",
+        "noise": {"init_noise": "sigma_max", "preconditioning": "edm"},
+    },
     "reward": {"network": "conv", "widths": [32, 64, 128, 256]},
     "student": {
         "distance": "pseudo_huber",

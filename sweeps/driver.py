@@ -26,7 +26,7 @@ from sweeps.after_search import AfterSearch
 from sweeps.budget import Budget
 from sweeps.confirmation import candidates, to_confirm, winner
 from sweeps.current import point_out
-from sweeps.embedded_ray import capacity, embedded_ray
+from sweeps.embedded_ray import capacity, embedded_ray, idle_gpus
 from sweeps.ending import Ending
 from sweeps.finals import missing
 from sweeps.interruption import making_room
@@ -104,6 +104,8 @@ class Driver:
                 self.ending.listen()
                 if address:
                     check_shared(self.folder.storage)
+                for line in idle_gpus(self.spec.resources, available):
+                    self.say(line)
                 with self.ending.graceful():
                     self._build_stages(contexts, available)
                     self._search(contexts, available)

@@ -122,6 +122,18 @@ def capacity(stage: StageResources, available: dict[str, float]) -> int:
     return max(workers // stage.most, int(workers >= stage.fewest))
 
 
+def idle_gpus(resources: Resources, available: dict[str, float]) -> list[str]:
+    """What to tell who has GPUs and asks for none of them: a line, or none."""
+    count = available.get("GPU", 0)
+    stages = (resources.teacher, resources.reward, resources.student)
+    if not count or any(stage.gpus for stage in stages):
+        return []
+    return [
+        f"{count:g} GPU{'s' * (count != 1)} not used: the spec asks for none; a stage takes one or a "
+        "share by resources.teacher.gpus, resources.reward.gpus and resources.student.gpus"
+    ]
+
+
 def check_resources(resources: Resources, available: dict[str, float]) -> None:
     """Raise :class:`ResourceError` naming every stage that cannot be placed."""
     problems: list[str] = []

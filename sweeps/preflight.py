@@ -79,8 +79,8 @@ def _told(problems: list[str], *, versions: bool) -> str:
     lines = [f"this cluster cannot run the sweep: {count}", *problems]
     if versions:
         lines.append(
-            "install the same versions where you submit and on every node: `pip install -c "
-            "constraints.txt ractd`"
+            "install the same versions where you submit and on every node: in a checkout `pip "
+            "install -c constraints.txt .`"
         )
     return "\n  ".join(lines)
 

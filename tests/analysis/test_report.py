@@ -258,6 +258,15 @@ def test_the_winner_comes_with_commands_to_get_it_again(builder: SweepBuilder) -
     }
     assert alone.recipe == spec["recipe"]
     assert alone.budget.hours is None
+    # Of a student that was chosen by its curve's best point those weights are the winner's.
+    best = model.with_name("best.safetensors")
+    best.touch()
+    (builder.folder / "spec.yaml").write_text(
+        yaml.safe_dump(spec | {"selection": {"rule": "best"}})
+    )
+    text = _Page(write_report(builder.storage, "quickstart").page.read_text()).text
+    assert f"ractd evaluate {best}" in text
+    assert f"ractd evaluate {model}" not in text
 
 
 @pytest.mark.parametrize(

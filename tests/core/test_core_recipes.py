@@ -232,6 +232,7 @@ def test_the_papers_recipe_differs_from_its_code_where_paper_and_code_do(task: T
     assert differ == (windows if is_maze(task) else {}) | {
         "teacher.distance": "pseudo_huber",
         "teacher.noise.init_noise": "sigma_max",
+        "teacher.noise.preconditioning": "edm",
         "reward.network": "conv",
         "reward.widths": [32, 64, 128, 256],
         "student.distance": "pseudo_huber",

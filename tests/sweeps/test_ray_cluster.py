@@ -154,7 +154,7 @@ def test_a_cluster_that_can_never_run_the_sweep_says_all_reasons_before_anything
     monkeypatch.setattr(cli_cluster, "versions", lambda: {**versions(), "torch": "1.0.0"})
     out = submit(code=2)
     assert f"has torch {versions()['torch']} instead of 1.0.0" in out
-    assert "pip install -c constraints.txt ractd" in out
+    assert "pip install -c constraints.txt ." in out
 
 
 # A sweep

@@ -17,7 +17,7 @@ from ractd_core.config import Recipe
 from ractd_core.tasks import parse_dataset_name
 from sweeps.drive import main as drive
 from sweeps.driver import Driver, TasksFailedError
-from sweeps.embedded_ray import ResourceError, capacity, check_resources
+from sweeps.embedded_ray import ResourceError, capacity, check_resources, idle_gpus
 from sweeps.layout import SweepFolder, TaskContext
 from sweeps.requests import describe, stage_requests
 from sweeps.search_space import apply
@@ -225,6 +225,15 @@ def test_tenths_of_a_cpu_add_up() -> None:
     assert capacity(stage(3, 0.1), {"CPU": 0.3}) == 1
     assert capacity(stage(1, 0.1), {"CPU": 0.7}) == 7
     assert capacity(stage(1, 0.1), {"CPU": 1.0}) == 10
+
+
+def test_who_asks_for_none_of_the_gpus_there_are_is_told_how() -> None:
+    [line] = idle_gpus(Resources(), {"CPU": 2.0, "GPU": 1.0})
+    assert line.startswith("1 GPU not used: ")
+    assert "resources.student.gpus" in line
+    assert idle_gpus(Resources(), {"CPU": 2.0}) == []
+    shared = Resources(student=StageResources(gpus=0.25))
+    assert idle_gpus(shared, {"CPU": 2.0, "GPU": 1.0}) == []
 
 
 def test_a_machine_without_gpus_has_room_for_none() -> None:

@@ -38,7 +38,7 @@ def test_a_job_on_a_node_with_other_versions_does_not_even_join() -> None:
         preflight.preflight(Resources(), Path("/nowhere"), {**HERE, "ray": "2.0.0"})
     text = str(caught.value)
     assert f"the job's own node has ray {HERE['ray']} instead of 2.0.0" in text
-    assert "pip install -c constraints.txt ractd" in text
+    assert "pip install -c constraints.txt ." in text
 
 
 def test_a_node_says_what_it_has_and_sees(tmp_path: Path) -> None:
