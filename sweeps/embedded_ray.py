@@ -129,8 +129,8 @@ def idle_gpus(resources: Resources, available: dict[str, float]) -> list[str]:
     if not count or any(stage.gpus for stage in stages):
         return []
     return [
-        f"{count:g} GPU{'s' * (count != 1)} not used: the spec asks for none; a stage takes one or a "
-        "share by resources.teacher.gpus, resources.reward.gpus and resources.student.gpus"
+        f"{count:g} GPU{'s' * (count != 1)} not used: the spec asks for none; a stage takes one or "
+        "a share by resources.teacher.gpus, resources.reward.gpus and resources.student.gpus"
     ]
 
 
