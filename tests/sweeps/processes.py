@@ -11,12 +11,12 @@ def parent_of(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def descendants(title: str) -> list[int]:
-    """Processes that this one started, at whatever remove, whose title begins so."""
+def descendants(*titles: str) -> list[int]:
+    """Processes that this one started, at whatever remove, whose title begins with one of these."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if not (folder / "cmdline").read_text().startswith(title):
+            if not (folder / "cmdline").read_text().startswith(titles):
                 continue
             pid = int(folder.name)
             while pid > 1 and pid != os.getpid():

@@ -186,7 +186,8 @@ def test_a_trial_whose_process_is_terminated_saves_itself_first(
     sweep = folder()
     driver = drive(sweep)
     wait_until(lambda: scored(sweep), driver)
-    [trial] = descendants("ray::Trial")
+    # What Ray calls it between two reports, and while it trains.
+    [trial] = descendants("ray::Trial", "ray::ResourceTrainable")
     os.kill(trial, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{trial}").exists(), driver)
     saved = checkpoint(sweep)
