@@ -54,11 +54,11 @@ def _products(
 
     ``input`` (batch, inputs, length), ``seen`` (output length, kernel), any number but a step's
     where there is none, ``weight`` (kernel, inputs, outputs), ``bias`` (outputs,). Raises
-    NotImplementedError for grouped convolutions, which no network here has: without it a graph of
-    them would be wrong in silence.
+    ValueError for grouped convolutions, which no network here has: their graph would be wrong in
+    silence.
     """
     if groups != 1:
-        raise NotImplementedError(f"convolutions of one group are expected, found {groups} groups")
+        raise ValueError(f"convolutions of one group are expected, found {groups} groups")
     (_, inputs, length), (kernel, outputs) = input.shape, (seen.shape[1], bias.shape[0])
     rows = op.Pad(op.Transpose(input, perm=[0, 2, 1]), [0, 0, 0, 0, 1, 0])
     steps = np.where((seen >= 0) & (seen < length), seen, length)

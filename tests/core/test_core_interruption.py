@@ -38,6 +38,26 @@ def numbers(path: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(path).items())
 
 
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Training's clock, in seconds, that goes on when its one number is changed."""
+    clock = [0.0]
+    monkeypatch.setattr("ractd_core.training.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def slow_down(
+    trained: Trainer, clock: list[float], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let every step take so long by ``clock``."""
+    update = trained._update
+
+    def slow() -> dict[str, torch.Tensor]:
+        clock[0] += seconds
+        return update()
+
+    monkeypatch.setattr(trained, "_update", slow)
+
+
 @pytest.mark.parametrize("interrupted_at", [1, 3, 4, 6, 8, 10])
 def test_interrupted_at_any_step_it_reports_and_ends_the_same(
     interrupted_at: int,
@@ -78,24 +98,20 @@ def test_a_kill_costs_at_most_the_time_between_two_checkpoints(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("ractd_core.training.time.monotonic", lambda: clock[0])
+    clock = stopped_clock(monkeypatch)
     monkeypatch.setattr(training, "SAVE_EVERY", 3.0)
     saved: list[tuple[int, float]] = []
     path = tmp_path / "killed"
     killed = trainer(recipe, umaze_data, models, path)
-    save, update = killed.save, killed._update
+    save = killed.save
 
     def timed() -> None:
         save()
         saved.append((killed.step, clock[0]))
 
-    def slow() -> dict[str, torch.Tensor]:
-        clock[0] += 2.0  # A step of two seconds, with a report after them all.
-        return update()
-
     monkeypatch.setattr(killed, "save", timed)
-    monkeypatch.setattr(killed, "_update", slow)
+    # A step of two seconds, with a report after them all.
+    slow_down(killed, clock, 2.0, monkeypatch)
     killed.run(every=STEPS)
     assert saved == [(2, 4.0), (4, 8.0), (6, 12.0), (8, 16.0), (10, 20.0), (10, 20.0)]
 
@@ -107,20 +123,13 @@ def test_the_time_of_an_interrupted_process_is_counted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("ractd_core.training.time.monotonic", lambda: clock[0])
+    clock = stopped_clock(monkeypatch)
     monkeypatch.setattr(training, "_LOOK_EVERY", 0.0)
     laps: list[dict[str, float]] = []
 
     def run(until: int) -> None:
         part = trainer(recipe, umaze_data, models, tmp_path / "laps")
-        update = part._update
-
-        def slow() -> dict[str, torch.Tensor]:
-            clock[0] += 1.0
-            return update()
-
-        monkeypatch.setattr(part, "_update", slow)
+        slow_down(part, clock, 1.0, monkeypatch)
         part.run(
             every=STEPS,
             callback=lambda t, _: laps.append(t.lap()),

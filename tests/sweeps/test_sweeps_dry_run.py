@@ -268,10 +268,11 @@ def test_an_episode_plans_as_often_as_its_actions_last(tmp_path: Path) -> None:
     assert 0 < environment < eight < one
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
 def test_hours_of_a_gpu_that_is_not_here_are_not_made_up(
-    spec_of: Callable[..., SweepSpec], tmp_path: Path
+    spec_of: Callable[..., SweepSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     spec = spec_of(resources={"student": {"gpus": 1}})
     folder = SweepFolder(tmp_path, "x")
     times = StepTimes(folder.store, spec.resources, lambda line: None)
